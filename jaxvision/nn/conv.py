@@ -1,0 +1,61 @@
+"""Convolution as the models use it: NHWC, HWIO kernels, PyTorch-like integer padding or "SAME"."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+class Conv(nn.Module):
+    """2-D convolution. Parameters `kernel` (kh, kw, in / groups, features) and `bias` (features,).
+
+    Attributes:
+      padding: pixels on each side (an integer, or (rows, columns) as PyTorch counts them), explicit ((top, bottom), (left, right)),
+        "SAME" (TensorFlow's, which is asymmetric under stride) or "VALID". None: (kernel - 1) // 2 * dilation, PyTorch's usual choice.
+    """
+
+    features: int
+    kernel_size: int | Sequence[int] = 1
+    strides: int | Sequence[int] = 1
+    padding: int | str | Sequence | None = None
+    groups: int = 1
+    dilation: int | Sequence[int] = 1
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    bias_init: Callable = nn.initializers.zeros
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        kernel_size, strides, dilation = _pair(self.kernel_size), _pair(self.strides), _pair(self.dilation)
+        padding = explicit_padding(self.padding, kernel_size, dilation)
+        kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1] // self.groups, self.features), self.param_dtype)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=strides,
+            padding=padding,
+            rhs_dilation=dilation,
+            feature_group_count=self.groups,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if self.use_bias:
+            y = y + self.param("bias", self.bias_init, (self.features,), self.param_dtype).astype(self.dtype)
+        return y
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def explicit_padding(padding, kernel_size: tuple[int, int], dilation: tuple[int, int]):
+    """((top, bottom), (left, right)), or the string that lax understands. See `Conv.padding`."""
+    if isinstance(padding, str):
+        return padding
+    if padding is None:
+        padding = tuple((k - 1) // 2 * d for k, d in zip(kernel_size, dilation))
+    return tuple((p, p) if isinstance(p, int) else tuple(p) for p in _pair(padding))

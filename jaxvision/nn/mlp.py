@@ -1,0 +1,41 @@
+"""Two-layer perceptrons."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+gelu = functools.partial(nn.gelu, approximate=False)
+gelu_tanh = functools.partial(nn.gelu, approximate=True)
+
+
+class Mlp(nn.Module):
+    """Dense (`fc1`), activation, dropout, dense (`fc2`), dropout, as in every transformer block; `hidden` is the inner width."""
+
+    hidden: int
+    out: int | None = None
+    activation: Callable = gelu
+    dropout: float = 0.0
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    bias_init: Callable = nn.initializers.normal(1e-6)
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... d"], *, train: bool = False) -> Float[Array, "... o"]:
+        dense = functools.partial(
+            nn.Dense,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        y = self.activation(dense(self.hidden, name="fc1")(x))
+        y = nn.Dropout(self.dropout)(y, deterministic=not train)
+        y = dense(self.out or x.shape[-1], name="fc2")(y)
+        return nn.Dropout(self.dropout)(y, deterministic=not train)

@@ -1,0 +1,42 @@
+"""Regularizers that live inside a block."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016, arXiv 1603.09382): drops a residual branch for whole examples, and scales the kept ones by 1/(1-rate).
+
+    Draws from the rng stream "dropout", one number an example, so the draw is the same on any number of devices.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b ..."], *, train: bool) -> Float[Array, "b ..."]:
+        if not train or self.rate == 0.0:
+            return x
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+        return jnp.where(keep, x / (1.0 - self.rate), 0).astype(x.dtype)
+
+
+class LayerScale(nn.Module):
+    """A learned factor a channel on a residual branch (CaiT, Touvron et al. 2021, arXiv 2103.17239)."""
+
+    init: float = 1e-5
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        gamma = self.param("gamma", nn.initializers.constant(self.init), (x.shape[-1],), self.param_dtype)
+        return x * gamma.astype(self.dtype)
+
+
+def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
+    """Rates that rise linearly over `depth` blocks from 0 to `rate`, as all published recipes have them."""
+    return tuple(rate * i / max(depth - 1, 1) for i in range(depth))
