@@ -41,12 +41,14 @@ class Rule:
         several templates when one leaf of ours is several arrays of theirs (a fused q, k, v); None when the checkpoint does not hold it.
       load: foreign arrays, in the order of `theirs` -> our array, given our shape; default: the layout's convention.
       save: our array -> foreign arrays, the inverse of `load`.
+      literal: `theirs` ends in the leaf's own name in that checkpoint (a torch parameter that is called `scale`): it is not translated.
     """
 
     ours: str
     theirs: str | Sequence[str] | None
     load: Callable[[Sequence[np.ndarray], tuple[int, ...]], np.ndarray] | None = None
     save: Callable[[np.ndarray], Sequence[np.ndarray]] | None = None
+    literal: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ def resolve(path: str, rules: Sequence[Rule], layout: str) -> Entry | None:
                 return None
             templates = (rule.theirs,) if isinstance(rule.theirs, str) else tuple(rule.theirs)
             names = tuple(match.expand(template) for template in templates)
-            if layout == "torch":
+            if layout == "torch" and not rule.literal:
                 names = tuple(_translate_leaf(name) for name in names)
             return Entry(names, rule.load or load, rule.save or save)
     name = {"torch": _torch_name, "npz": lambda path: path}.get(layout)
