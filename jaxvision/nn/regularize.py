@@ -12,16 +12,18 @@ class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016, arXiv 1603.09382): drops a residual branch for whole examples, and scales the kept ones by 1/(1-rate).
 
     Draws from the rng stream "dropout", one number an example, so the draw is the same on any number of devices.
+    `rate` may also come with the call, as an array where blocks are scanned over.
     """
 
-    rate: float
+    rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b ..."], *, train: bool) -> Float[Array, "b ..."]:
-        if not train or self.rate == 0.0:
+    def __call__(self, x: Float[Array, "b ..."], *, train: bool, rate: float | Float[Array, ""] | None = None) -> Float[Array, "b ..."]:
+        rate = self.rate if rate is None else rate
+        if not train or (isinstance(rate, float) and rate == 0.0):
             return x
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, (x.shape[0],) + (1,) * (x.ndim - 1))
-        return jnp.where(keep, x / (1.0 - self.rate), 0).astype(x.dtype)
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+        return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
 class LayerScale(nn.Module):

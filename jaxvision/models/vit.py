@@ -1,0 +1,418 @@
+"""Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929), with the pooled form of Beyer et al. 2022 (arXiv 2205.01580), DeiT with its
+distillation token (Touvron et al. 2021, arXiv 2012.12877) and DeiT III (arXiv 2204.07118).
+
+Patches become tokens, and pre-norm transformer blocks let every token look at every other one; a class token or the mean of the tokens is classified.
+
+Where we differ: names, sizes and the exact GELU are timm's; the JAX releases were trained with the tanh approximation, so set
+`activation="gelu_tanh"` to continue their training (logits move by about 1e-3). Logits are computed in float32. A model with learned positions
+takes images of its own `image_size` only, so that nothing is resized unseen: build it at the size you need and let `load_pretrained` or a phase
+resize the table.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxvision.errors import ModelError, nearest
+from jaxvision.models.registry import IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD, Variant
+from jaxvision.models.rules import Rule
+from jaxvision.nn.attention import Attention
+from jaxvision.nn.mlp import Mlp, gelu, gelu_tanh
+from jaxvision.nn.norm import LayerNorm
+from jaxvision.nn.patch import PatchEmbed, patch_grid
+from jaxvision.nn.position import resize_position, sincos_2d
+from jaxvision.nn.regularize import DropPath, LayerScale, drop_path_rates
+from jaxvision.nn.taps import tap
+
+ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": nn.relu}
+# What the published code starts training from: patch kernel, block kernels, biases of the MLP, class token, head.
+INITIALIZERS = {
+    "jax": (
+        nn.initializers.lecun_normal(), nn.initializers.xavier_uniform(), nn.initializers.normal(1e-6), nn.initializers.zeros, nn.initializers.zeros,
+    ),
+    "deit": (
+        nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), nn.initializers.normal(0.02), nn.initializers.zeros,
+        nn.initializers.normal(0.02), nn.initializers.normal(0.02),
+    ),
+}  # fmt: skip
+
+CHOICES = {"pool": ("token", "avg"), "position": ("learned", "sincos2d"), "activation": ACTIVATIONS, "initializer": INITIALIZERS}
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)). Taps `out`, the block's output (B, T, d)."""
+
+    heads: int
+    mlp_hidden: int
+    qkv_bias: bool = True
+    dropout: float = 0.0
+    layer_scale: float | None = None
+    activation: Callable = gelu
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    bias_init: Callable = nn.initializers.normal(1e-6)
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], rate: float | Float[Array, ""] | None, train: bool) -> Float[Array, "b t d"]:
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        branches = (
+            Attention(self.heads, self.qkv_bias, self.dropout, self.kernel_init, name="attn", **types),
+            Mlp(
+                self.mlp_hidden, activation=self.activation, dropout=self.dropout, kernel_init=self.kernel_init, bias_init=self.bias_init, name="mlp",
+                **types,
+            ),
+        )  # fmt: skip
+        for i, branch in enumerate(branches, 1):
+            y = branch(LayerNorm(name=f"norm{i}", **types)(x), train=train)
+            if self.layer_scale is not None:
+                y = LayerScale(self.layer_scale, name=f"ls{i}", **types)(y)
+            x = x + DropPath(name=f"drop_path{i}")(y, train=train, rate=rate)
+        tap(self, "out", lambda: x)
+        return x
+
+
+class VisionTransformer(nn.Module):
+    """Logits (B, num_classes) of images (B, H, W, C), any number of channels; float32.
+
+    Attributes:
+      num_classes: 0 gives pooled features (B, dim), or (B, rep_size).
+      image_size: (H, W), multiples of `patch`; it sets the length of a learned position table.
+      patch, dim, depth, heads, mlp_ratio: pixels a patch side, width, blocks, attention heads, inner over outer width of the MLP.
+      pool: "token" classifies the class token, "avg" the mean of the patch tokens.
+      class_token: whether there is one; `class_position`: whether it has a row in the position table (DeiT III: no).
+      distilled: a second token and head; the logits are the mean of both heads, `method="heads"` gives the two.
+      position: "learned", or "sincos2d", fixed, for which any multiple of the patch is a legal input size.
+      rep_size: width of a dense layer and tanh before the head; 0 for none.
+      norm_after_pool: normalize after pooling (`fc_norm`) instead of before (`norm`), as MAE fine-tunes.
+      dropout, pos_drop, drop_path: rates of the blocks' dropout, of the tokens' at the start, and of the deepest block's branches.
+      layer_scale: initial value, or None.
+      activation: "gelu" (exact), "gelu_tanh" or "relu".
+      initializer: "jax" or "deit", see INITIALIZERS.
+      remat: recompute each block in the backward pass.
+      scan: one traced block for all; parameters lie under `blocks` with a leading axis of length `depth` instead of under `blocks_<i>`
+        (models/scanned.py converts; checkpoints are converted when they are read or written). Compiles faster, runs slower.
+    """
+
+    num_classes: int = 1000
+    image_size: tuple[int, int] = (224, 224)
+    patch: int = 16
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    pool: str = "token"
+    class_token: bool = True
+    class_position: bool = True
+    distilled: bool = False
+    position: str = "learned"
+    rep_size: int = 0
+    norm_after_pool: bool = False
+    qkv_bias: bool = True
+    dropout: float = 0.0
+    pos_drop: float = 0.0
+    drop_path: float = 0.0
+    layer_scale: float | None = None
+    activation: str = "gelu"
+    initializer: str = "jax"
+    remat: bool = False
+    scan: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches."""
+        return self.class_token + self.distilled
+
+    @property
+    def position_prefix(self) -> int:
+        """Rows of the position table before the patches."""
+        return self.prefix if self.class_position else 0
+
+    def setup(self):
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ModelError(f"model.{field} is {getattr(self, field)!r}; {nearest(getattr(self, field), choices)}")
+        if self.dim % self.heads:
+            raise ModelError(f"model.heads={self.heads} does not divide model.dim={self.dim}")
+        if self.pool == "token" and not self.class_token:
+            raise ModelError("model.pool='token' needs model.class_token=True; without a class token set model.pool='avg'")
+        if self.distilled and self.pool != "token":
+            raise ModelError("model.distilled=True classifies its two tokens: model.pool has to be 'token'")
+        patch_init, kernel_init, bias_init, token_init, head_init = INITIALIZERS[self.initializer]
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.patch_embed = PatchEmbed(self.patch, self.dim, kernel_init=patch_init, **types)
+        if self.class_token:
+            self.cls_token = self.param("cls_token", token_init, (1, 1, self.dim), self.param_dtype)
+        if self.distilled:
+            self.dist_token = self.param("dist_token", nn.initializers.normal(0.02), (1, 1, self.dim), self.param_dtype)
+        if self.position == "learned":
+            rows, columns = patch_grid(self.image_size, self.patch)
+            shape = (1, self.position_prefix + rows * columns, self.dim)
+            self.pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), shape, self.param_dtype)
+        self.drop = nn.Dropout(self.pos_drop)
+        block = nn.remat(Block, static_argnums=(3,), prevent_cse=not self.scan) if self.remat else Block
+        make = lambda **name: block(
+            self.heads, int(self.dim * self.mlp_ratio), self.qkv_bias, self.dropout, self.layer_scale, ACTIVATIONS[self.activation],
+            kernel_init, bias_init, **types, **name,
+        )  # fmt: skip
+        self.blocks = make() if self.scan else [make() for _ in range(self.depth)]
+        if self.norm_after_pool:
+            self.fc_norm = LayerNorm(**types)
+        else:
+            self.norm = LayerNorm(**types)
+        if self.rep_size:
+            self.pre_logits = nn.Dense(self.rep_size, **types)
+        if self.num_classes:
+            head = {"kernel_init": head_init, "dtype": jnp.float32, "param_dtype": self.param_dtype}
+            self.head = nn.Dense(self.num_classes, **head)
+            if self.distilled:
+                self.head_dist = nn.Dense(self.num_classes, **head)
+
+    def _embed(self, image, train: bool):
+        """Tokens that enter the first block, and the grid of the patches."""
+        size, wanted = tuple(image.shape[1:3]), tuple(self.image_size)
+        rows, columns = patch_grid(size, self.patch)
+        x = self.patch_embed(image).reshape(image.shape[0], rows * columns, self.dim)
+        if self.position == "sincos2d":
+            table = jnp.asarray(sincos_2d(rows, columns, self.dim))[None]
+        elif size == wanted:
+            table = self.pos_embed
+        else:
+            raise ModelError(
+                f"the position table is made for images of {wanted[0]}x{wanted[1]}, got {size[0]}x{size[1]}: create the model with image_size={size}"
+            )
+        table = table.astype(self.dtype)
+        tokens = ([self.cls_token] if self.class_token else []) + ([self.dist_token] if self.distilled else [])
+        if table.shape[1] > rows * columns:
+            extra = [(token.astype(self.dtype) + table[:, i : i + 1]) for i, token in enumerate(tokens)]
+        else:
+            extra = [token.astype(self.dtype) for token in tokens]
+        x = x + table[:, table.shape[1] - rows * columns :]
+        extra = [jnp.broadcast_to(token, (x.shape[0], 1, self.dim)) for token in extra]
+        return self.drop(jnp.concatenate([*extra, x], axis=1), deterministic=not train), (rows, columns)
+
+    def _encode(self, x, train: bool, keep: tuple[int, ...] = ()):
+        """The last block's tokens, and those of the blocks `keep`."""
+        rates = drop_path_rates(self.drop_path, self.depth) if self.drop_path else (None,) * self.depth
+        if self.scan:
+            def body(block, x, rate):
+                x = block(x, rate, train)
+                return x, (x if keep else None)
+
+            scanned = nn.scan(body, variable_axes={"params": 0, "taps": 0}, split_rngs={"params": True, "dropout": True}, length=self.depth)
+            x, kept = scanned(self.blocks, x, jnp.asarray(rates) if self.drop_path else None)
+            return x, [kept[i] for i in keep]
+        kept = {}
+        for i, (block, rate) in enumerate(zip(self.blocks, rates)):
+            x = kept[i] = block(x, rate, train)
+        return x, [kept[i] for i in keep]
+
+    def _pooled(self, x):
+        """(B, d) float32; of a distilled model (2, B, d)."""
+        x = x if self.norm_after_pool else self.norm(x)
+        if self.distilled:
+            x = x[:, :2].swapaxes(0, 1)
+        else:
+            x = x[:, 0] if self.pool == "token" else x[:, self.prefix :].astype(jnp.float32).mean(1)
+        x = self.fc_norm(x) if self.norm_after_pool else x
+        x = jnp.tanh(self.pre_logits(x)) if self.rep_size else x
+        return x.astype(jnp.float32)
+
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b k"]:
+        x, _ = self._embed(image, train)
+        x, _ = self._encode(x, train)
+        x = self._pooled(x)
+        if self.num_classes:
+            x = jnp.stack([self.head(x[0]), self.head_dist(x[1])]) if self.distilled else self.head(x)
+        return x.mean(0) if self.distilled else x
+
+    def token_logits(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
+        """Logits of the class token and of the distillation token apart, what DeiT's training compares with the label and with the teacher."""
+        if not self.distilled or not self.num_classes:
+            raise ModelError("token_logits needs model.distilled=True and a head")
+        x, _ = self._embed(image, train)
+        x, _ = self._encode(x, train)
+        x = self._pooled(x)
+        return self.head(x[0]), self.head_dist(x[1])
+
+    def tokens(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b t d"]:
+        """All tokens after the last block, the prefix first, normalized unless the model normalizes after pooling."""
+        x, _ = self._embed(image, train)
+        x, _ = self._encode(x, train)
+        return x if self.norm_after_pool else self.norm(x)
+
+    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h2 w2 d"], ...]:
+        """Patch tokens as maps (B, H / patch, W / patch, dim) after each quarter of the depth (each block when there are fewer than four).
+
+        They are the blocks' outputs, not normalized; all have one resolution.
+        """
+        x, (rows, columns) = self._embed(image, train)
+        keep = tuple(sorted({max(-(-self.depth * quarter // 4), 1) - 1 for quarter in (1, 2, 3, 4)}))
+        _, kept = self._encode(x, train, keep)
+        return tuple(x[:, self.prefix :].reshape(x.shape[0], rows, columns, self.dim) for x in kept)
+
+
+def _resize_pos_embed(value, old: VisionTransformer, new: VisionTransformer):
+    grids = (patch_grid(model.image_size, model.patch) for model in (old, new))
+    return resize_position(value, *grids, prefix=new.position_prefix)
+
+
+SIZE_DEPENDENT = ((r"pos_embed", _resize_pos_embed),)
+
+
+def _join_heads(arrays, shape):
+    """q, k, v kernels (d, heads, k) -> one (d, 3 d)."""
+    return np.concatenate([array.reshape(array.shape[0], -1) for array in arrays], axis=-1)
+
+
+def _join_biases(arrays, shape):
+    """q, k, v biases (heads, k) -> one (3 d,)."""
+    return np.concatenate([array.reshape(-1) for array in arrays])
+
+
+def _flat_heads(arrays, shape):
+    """The output kernel (heads, k, d) -> (d, d)."""
+    return arrays[0].reshape(-1, arrays[0].shape[-1])
+
+
+def _thirds(array):
+    return np.split(array, 3, axis=-1)
+
+
+_BLOCK = r"Transformer/encoderblock_\1/"
+_QKV = tuple(rf"{_BLOCK}MultiHeadDotProductAttention_1/{name}" for name in ("query", "key", "value"))
+CHECKPOINT = {
+    "torch": (Rule(r"pre_logits/(\w+)", r"pre_logits.fc.\1"),),
+    # The first JAX releases' names, where the children of a block are numbered through; `adapt_checkpoint` brings the later ones to these.
+    "npz": (
+        Rule(r"patch_embed/proj/(\w+)", r"embedding/\1"),
+        Rule(r"cls_token", "cls"),
+        Rule(r"pos_embed", "Transformer/posembed_input/pos_embedding"),
+        Rule(r"blocks_(\d+)/norm1/(\w+)", rf"{_BLOCK}LayerNorm_0/\2"),
+        Rule(r"blocks_(\d+)/norm2/(\w+)", rf"{_BLOCK}LayerNorm_2/\2"),
+        Rule(r"blocks_(\d+)/attn/qkv/kernel", tuple(f"{name}/kernel" for name in _QKV), _join_heads, _thirds),
+        Rule(r"blocks_(\d+)/attn/qkv/bias", tuple(f"{name}/bias" for name in _QKV), _join_biases, _thirds),
+        Rule(r"blocks_(\d+)/attn/proj/kernel", rf"{_BLOCK}MultiHeadDotProductAttention_1/out/kernel", _flat_heads),
+        Rule(r"blocks_(\d+)/attn/proj/bias", rf"{_BLOCK}MultiHeadDotProductAttention_1/out/bias"),
+        Rule(r"blocks_(\d+)/mlp/fc1/(\w+)", rf"{_BLOCK}MlpBlock_3/Dense_0/\2"),
+        Rule(r"blocks_(\d+)/mlp/fc2/(\w+)", rf"{_BLOCK}MlpBlock_3/Dense_1/\2"),
+        Rule(r"norm/(\w+)", r"Transformer/encoder_norm/\1"),
+    ),
+}
+
+
+def adapt_checkpoint(arrays: dict[str, np.ndarray], layout: str, model: VisionTransformer) -> dict[str, np.ndarray]:
+    """The arrays of a file under the names that CHECKPOINT uses.
+
+    torch: DeiT III's own `gamma_1`. npz: linen's numbering by type, big_vision's `pos_embedding` at the top, and its scanned `encoderblock` with a
+    leading layer axis. In both the class token's row of the position table is added, or folded into the class token, where file and model
+    differ in having one.
+    """
+    if layout == "torch":
+        arrays = {re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name): array for name, array in arrays.items()}
+        return _match_class_row(arrays, "cls_token", "pos_embed", model)
+    adapted = {}
+    for name, array in arrays.items():
+        if match := re.match(r"Transformer/encoderblock/(.*)", name):
+            adapted.update({f"Transformer/encoderblock_{i}/{match[1]}": part for i, part in enumerate(array)})
+        else:
+            adapted[name] = array
+    for place in ("pos_embedding", "Transformer/pos_embedding"):
+        if place in adapted:
+            adapted["Transformer/posembed_input/pos_embedding"] = adapted.pop(place)
+    if any("/MlpBlock_0/" in name for name in adapted):
+        for old, new in (("LayerNorm_1", "LayerNorm_2"), ("DotProductAttention_0", "DotProductAttention_1"), ("MlpBlock_0", "MlpBlock_3")):
+            adapted = {name.replace(f"{old}/", f"{new}/"): array for name, array in adapted.items()}
+    return _match_class_row(adapted, "cls", "Transformer/posembed_input/pos_embedding", model)
+
+
+def _match_class_row(arrays, token: str, table: str, model: VisionTransformer):
+    """Adding a row to the class token is the same as adding it to the token itself, so either form can be read into the other."""
+    if table not in arrays or token not in arrays or model.distilled or not model.class_token:
+        return arrays
+    rows = arrays[table].shape[1]
+    has_row = math.isqrt(rows) ** 2 != rows and rows != math.prod(patch_grid(model.image_size, model.patch))
+    if model.class_position and not has_row:
+        return {**arrays, table: np.concatenate([np.zeros_like(arrays[table][:, :1]), arrays[table]], axis=1)}
+    if not model.class_position and has_row:
+        return {**arrays, token: arrays[token] + arrays[table][:, :1], table: arrays[table][:, 1:]}
+    return arrays
+
+
+_SIZES = {
+    "tiny": {"dim": 192, "depth": 12, "heads": 3},
+    "small": {"dim": 384, "depth": 12, "heads": 6},
+    "medium": {"dim": 512, "depth": 12, "heads": 8},
+    "base": {"dim": 768, "depth": 12, "heads": 12},
+    "large": {"dim": 1024, "depth": 24, "heads": 16},
+    "huge": {"dim": 1280, "depth": 32, "heads": 16},
+    "giant": {"dim": 1408, "depth": 40, "heads": 16, "mlp_ratio": 48 / 11},
+    "gigantic": {"dim": 1664, "depth": 48, "heads": 16, "mlp_ratio": 64 / 13},
+}
+_GAP = {"class_token": False, "pool": "avg"}
+_DEIT = {"initializer": "deit"}
+_DEIT3 = {"initializer": "deit", "class_position": False, "layer_scale": 1e-6}
+
+
+def _variant(size, patch, side, parameters, settings=(), imagenet=False, crop=None):
+    return Variant(
+        VisionTransformer, {**_SIZES[size], "patch": patch, **dict(settings)}, (side, side), parameters=parameters,
+        mean=IMAGENET_MEAN if imagenet else INCEPTION_MEAN, std=IMAGENET_STD if imagenet else INCEPTION_STD,
+        crop=crop or (0.9 if side == 224 else 1.0),
+    )  # fmt: skip
+
+
+VARIANTS = {
+    "vit_tiny_patch16_224": _variant("tiny", 16, 224, 5_717_416),
+    "vit_tiny_patch16_384": _variant("tiny", 16, 384, 5_790_376),
+    "vit_small_patch32_224": _variant("small", 32, 224, 22_878_952),
+    "vit_small_patch32_384": _variant("small", 32, 384, 22_915_432),
+    "vit_small_patch16_224": _variant("small", 16, 224, 22_050_664),
+    "vit_small_patch16_384": _variant("small", 16, 384, 22_196_584),
+    "vit_small_patch14_224": _variant("small", 14, 224, 22_004_584),
+    "vit_small_patch8_224": _variant("small", 8, 224, 22_055_272, imagenet=True),
+    "vit_base_patch32_224": _variant("base", 32, 224, 88_224_232),
+    "vit_base_patch32_384": _variant("base", 32, 384, 88_297_192),
+    "vit_base_patch16_224": _variant("base", 16, 224, 86_567_656),
+    "vit_base_patch16_384": _variant("base", 16, 384, 86_859_496),
+    "vit_base_patch8_224": _variant("base", 8, 224, 86_576_872),
+    "vit_large_patch32_224": _variant("large", 32, 224, 306_535_400),
+    "vit_large_patch32_384": _variant("large", 32, 384, 306_632_680),
+    "vit_large_patch16_224": _variant("large", 16, 224, 304_326_632),
+    "vit_large_patch16_384": _variant("large", 16, 384, 304_715_752),
+    "vit_large_patch14_224": _variant("large", 14, 224, 304_203_752),
+    "vit_huge_patch14_224": _variant("huge", 14, 224, 632_045_800),
+    "vit_giant_patch14_224": _variant("giant", 14, 224, 1_012_611_432),
+    "vit_gigantic_patch14_224": _variant("gigantic", 14, 224, 1_844_440_680),
+    "vit_medium_patch16_gap_240": _variant("medium", 16, 240, 38_845_416, {**_GAP, "qkv_bias": False, "layer_scale": 1e-6}, crop=0.95),
+    "vit_medium_patch16_gap_256": _variant("medium", 16, 256, 38_861_288, {**_GAP, "qkv_bias": False, "layer_scale": 1e-6}, crop=0.95),
+    "vit_medium_patch16_gap_384": _variant("medium", 16, 384, 39_025_128, {**_GAP, "qkv_bias": False, "layer_scale": 1e-6}, crop=0.95),
+    "vit_base_patch16_gap_224": _variant("base", 16, 224, 86_566_120, {**_GAP, "heads": 16}),
+    "vit_huge_patch14_gap_224": _variant("huge", 14, 224, 632_043_240, _GAP, imagenet=True),
+    "vit_huge_patch16_gap_448": _variant("huge", 16, 448, 632_949_480, _GAP, imagenet=True),
+    "vit_giant_patch16_gap_224": _variant("giant", 16, 224, 1_012_777_576, _GAP, imagenet=True),
+    "deit_tiny_patch16_224": _variant("tiny", 16, 224, 5_717_416, _DEIT, imagenet=True),
+    "deit_small_patch16_224": _variant("small", 16, 224, 22_050_664, _DEIT, imagenet=True),
+    "deit_base_patch16_224": _variant("base", 16, 224, 86_567_656, _DEIT, imagenet=True),
+    "deit_base_patch16_384": _variant("base", 16, 384, 86_859_496, _DEIT, imagenet=True),
+    "deit_tiny_distilled_patch16_224": _variant("tiny", 16, 224, 5_910_800, {**_DEIT, "distilled": True}, imagenet=True),
+    "deit_small_distilled_patch16_224": _variant("small", 16, 224, 22_436_432, {**_DEIT, "distilled": True}, imagenet=True),
+    "deit_base_distilled_patch16_224": _variant("base", 16, 224, 87_338_192, {**_DEIT, "distilled": True}, imagenet=True),
+    "deit_base_distilled_patch16_384": _variant("base", 16, 384, 87_630_032, {**_DEIT, "distilled": True}, imagenet=True),
+    "deit3_small_patch16_224": _variant("small", 16, 224, 22_059_496, _DEIT3, imagenet=True),
+    "deit3_small_patch16_384": _variant("small", 16, 384, 22_205_416, _DEIT3, imagenet=True),
+    "deit3_medium_patch16_224": _variant("medium", 16, 224, 38_849_512, _DEIT3, imagenet=True),
+    "deit3_base_patch16_224": _variant("base", 16, 224, 86_585_320, _DEIT3, imagenet=True),
+    "deit3_base_patch16_384": _variant("base", 16, 384, 86_877_160, _DEIT3, imagenet=True),
+    "deit3_large_patch16_224": _variant("large", 16, 224, 304_374_760, _DEIT3, imagenet=True),
+    "deit3_large_patch16_384": _variant("large", 16, 384, 304_763_880, _DEIT3, imagenet=True),
+    "deit3_huge_patch14_224": _variant("huge", 14, 224, 632_126_440, _DEIT3, imagenet=True),
+}
