@@ -1,0 +1,55 @@
+"""Pooling with PyTorch's conventions (integer padding, `ceil_mode`, `count_include_pad`) or TensorFlow's "SAME"."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Pair = int | Sequence[int]
+
+
+def max_pool(x: Float[Array, "b h w c"], window: Pair, strides: Pair, padding: Pair | str = 0, ceil_mode: bool = False) -> Float[Array, "b h2 w2 c"]:
+    """Maximum over windows; padding never wins. `padding`: pixels on each side, or "SAME". `ceil_mode`: keep the last, incomplete window."""
+    window, strides = _pair(window), _pair(strides)
+    pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
+    return jax.lax.reduce_window(x, jnp.array(-jnp.inf, x.dtype), jax.lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
+
+
+def avg_pool(
+    x: Float[Array, "b h w c"], window: Pair, strides: Pair, padding: Pair | str = 0, ceil_mode: bool = False, count_include_pad: bool = False
+) -> Float[Array, "b h2 w2 c"]:
+    """Mean over windows, summed in float32. Padding is left out of the count unless `count_include_pad`; what `ceil_mode` adds never counts."""
+    window, strides = _pair(window), _pair(strides)
+    pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
+    counted = jnp.ones((1, *x.shape[1:3], 1), jnp.float32)
+    if count_include_pad and not isinstance(padding, str):
+        inside = tuple((p, p) for p in _pair(padding))
+        counted = jnp.pad(counted, ((0, 0), *inside, (0, 0)), constant_values=1.0)
+        outside = tuple((low - p, high - p) for (low, high), (p, _) in zip(pads, inside))
+    else:
+        outside = pads
+    total = _window_sum(x.astype(jnp.float32), window, strides, pads)
+    return (total / _window_sum(counted, window, strides, outside)).astype(x.dtype)
+
+
+def _window_sum(x, window, strides, pads):
+    return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _pads(size: Sequence[int], window: Sequence[int], strides: Sequence[int], padding: Pair | str, ceil_mode: bool) -> tuple[tuple[int, int], ...]:
+    if isinstance(padding, str):
+        return tuple(jax.lax.padtype_to_pads(size, window, strides, padding))
+    pads = []
+    for n, k, s, p in zip(size, window, strides, _pair(padding)):
+        extra = 0
+        if ceil_mode and (rest := (n + 2 * p - k) % s):
+            # A window that would start in the padding after the image is dropped, as PyTorch drops it.
+            starts_at = n + 2 * p - k - rest + s
+            extra = s - rest if starts_at < n + p else 0
+        pads.append((p, p + extra))
+    return tuple(pads)

@@ -1,0 +1,72 @@
+"""Writes tests/golden/{family}.npz from timm's convolutional networks: python tests/golden/make_timm_convnets.py [family …].
+
+Needs torch and timm, nothing of this library. Weights are not stored: they follow from the names in the state dict (`fill`, the same rule as in
+tests/reference_weights.py), the input from a seed. Kept are the logits and, of each of the last four stage maps, the first eight channels.
+"""
+
+import functools
+import pathlib
+import sys
+import zlib
+
+import numpy as np
+import timm
+import torch
+from timm.models import resnet
+
+CHANNELS = 8
+
+
+def fill(name, shape):
+    z = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
+    if len(shape) >= 2:
+        return z / np.sqrt(np.prod(shape[1:]))
+    if len(shape) == 1:
+        return 1 + 0.1 * np.abs(z) if name.endswith("var") else 1 + 0.1 * z if name.endswith(("weight", "scale", "gamma")) else 0.1 * z
+    return 1 + 0.1 * z
+
+
+create = functools.partial(timm.create_model, num_classes=10)
+
+
+def small_resnet(block, **settings):
+    return resnet.ResNet(block, (1, 1, 1, 1), num_classes=10, **settings)
+
+
+FAMILIES = {
+    "resnet": {
+        "resnet18": ((65, 49), lambda: create("resnet18")),
+        "resnext_d_se": (
+            (64, 45),
+            lambda: small_resnet(
+                resnet.Bottleneck, cardinality=32, base_width=4, stem_width=32, stem_type="deep", avg_down=True, block_args={"attn_layer": "se"}
+            ),
+        ),
+        "resnet10t": ((33, 64), lambda: create("resnet10t")),
+    },
+}
+
+
+def run(size, build):
+    torch.manual_seed(0)
+    model = build().eval()
+    state = model.state_dict()
+    for name, value in state.items():
+        if value.is_floating_point():
+            state[name] = torch.from_numpy(np.asarray(fill(name, value.shape), np.float32))
+    model.load_state_dict(state)
+    image = np.random.RandomState(0).standard_normal((2, *size, 3)).astype(np.float32)
+    with torch.inference_mode():
+        x = torch.from_numpy(image).permute(0, 3, 1, 2)
+        logits = model(x)
+        maps = model.forward_intermediates(x, intermediates_only=True)
+    out = {"logits": logits, **{f"stage{i}": m.permute(0, 2, 3, 1)[..., :CHANNELS] for i, m in enumerate(maps[-4:])}}
+    return {"size": np.asarray(size), **{key: value.numpy() for key, value in out.items()}}
+
+
+if __name__ == "__main__":
+    for family in sys.argv[1:] or FAMILIES:
+        arrays = {f"{case}/{key}": value for case, spec in FAMILIES[family].items() for key, value in run(*spec).items()}
+        path = pathlib.Path(__file__).with_name(f"{family}.npz")
+        np.savez_compressed(path, **arrays)
+        print(family, path.stat().st_size // 1024, "KB", {k: v.shape for k, v in arrays.items() if v.ndim > 1})
