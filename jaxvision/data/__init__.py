@@ -1,0 +1,58 @@
+"""Where examples come from: sources by name, host decode, and the streams of batches that training and evaluation iterate over.
+
+    source = open_source(config.data, "train", seed=config.seed)
+    stream = TrainStream(source, batch_size=256, image=Decode((224, 224)), seed=config.seed, position=0)
+    batch = next(stream)            # {"image": uint8 (B, H, W, C), "label": int32 (B,), "index": int32 (B,), "valid": bool (B,)}
+
+Sources: `digits` and `shapes` need nothing; `idx`, `folder`, `arrayrecord` read `data.path`; `tfds` reads `data.name` from `data.path`.
+Importing this package loads neither grain nor tensorflow_datasets nor scikit-learn; a source loads what it needs when it is opened.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxvision.data.decode import Decode
+from jaxvision.data.source import ArraySource, Source, Unreadable
+from jaxvision.data.stream import EvalStream, TrainStream
+from jaxvision.errors import ConfigError, nearest
+
+__all__ = ["SOURCES", "ArraySource", "Decode", "EvalStream", "Source", "TrainStream", "Unreadable", "open_source"]
+
+
+def _of(module: str, function: str) -> Callable[..., Source]:
+    return lambda *args, **kwargs: getattr(importlib.import_module(f"jaxvision.data.{module}"), function)(*args, **kwargs)
+
+
+def _shapes(data: Mapping[str, Any], split: str, seed: int) -> Source:
+    count = data.get("count", 2048)
+    return _of("shapes", "open_shapes")(
+        split, count if split == "train" else max(1, count // 4), tuple(data.get("size", (64, 64))), data.get("max_boxes", None) or 4, seed
+    )
+
+
+# name -> opener(config.data, the source's own name of the split, seed)
+SOURCES: dict[str, Callable[[Mapping[str, Any], str, int], Source]] = {
+    "digits": lambda data, split, seed: _of("digits", "open_digits")(split),
+    "shapes": _shapes,
+    "idx": lambda data, split, seed: _of("idx", "open_idx")(data.get("path", None), split),
+}
+
+
+def open_source(data: Mapping[str, Any], split: str, *, seed: int) -> Source:
+    """The source that `config.data` names.
+
+    Args:
+      data: `source` is a key of `SOURCES`; `path`, `name`, `test_share` and others as the source needs them.
+      split: "train" or "test" are looked up in `data` (`data.train`, `data.test`: what the source itself calls them, "validation" for instance);
+        any other name is taken as the source's own.
+      seed: of the split where the source comes without one, and of procedural pictures.
+
+    Raises:
+      ConfigError: an unknown source or split.
+      DataError: the data are absent or unreadable; says how to get them where it can.
+    """
+    name = data.get("source", None)
+    if name not in SOURCES:
+        raise ConfigError(f"data.source {name!r} is unknown; {nearest(name, SOURCES)}")
+    return SOURCES[name](data, data.get(split, None) or split if split in ("train", "test") else split, seed)

@@ -1,0 +1,233 @@
+"""From a record to arrays of one size: decode, crop and resize on the host, in uint8.
+
+Training draws a random resized crop (Szegedy et al., "Going Deeper with Convolutions", arXiv:1409.4842, section 6). A JPEG is decoded at 1/2, 1/4
+or 1/8 of its size where the crop is then still at least as large as the target: an inverse DCT of fewer coefficients. Evaluation decodes in full, resizes the shorter side to size / eval_crop and cuts the centre, exactly as timm and torchvision do, so
+that figures compare. Boxes and masks follow the same geometry. EXIF orientation is not applied, as it was not when the published weights were trained.
+"""
+
+import dataclasses
+import io
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxvision.data.source import ArraySource, Source, Unreadable
+from jaxvision.errors import ConfigError, DataError, nearest
+
+FILTERS = {name.lower(): getattr(Image.Resampling, name) for name in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS", "BOX", "HAMMING")}
+CROPS = ("random_resized", "resize", "none")
+_TRIES = 10
+RANDOMS = 4 * _TRIES  # uniform numbers that one training crop may use
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)  # what Pillow raises for damaged files
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+    """How a record becomes arrays.
+
+    Attributes:
+      image_size: (H, W) of the result in pixels.
+      crop: "random_resized" (training; evaluation cuts the centre), "resize" (the whole picture, squeezed, in both), "none" (the size must fit).
+      scale: smallest and largest share of the picture's area in a random crop.
+      ratio: smallest and largest width / height of a random crop.
+      interpolation: nearest, bilinear, bicubic, lanczos, box or hamming; all but nearest are antialiased.
+      eval_crop: share of the shorter side that the centre crop keeps.
+      channels: 1 or 3; grey, palette, CMYK, 16-bit and transparent pictures are converted. None: arrays in memory keep theirs, files become RGB.
+      max_boxes: boxes are padded to this number (with `box_valid` false), where a source has a different number per picture.
+    """
+
+    image_size: tuple[int, int]
+    crop: str = "random_resized"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = "bicubic"
+    eval_crop: float = 0.875
+    channels: int | None = 3
+    max_boxes: int | None = None
+
+    def __post_init__(self):
+        for field in ("image_size", "scale", "ratio"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ConfigError(f"image_size is {self.image_size}; pictures need (height, width) of at least 1")
+        if self.crop not in CROPS:
+            raise ConfigError(f"data.crop {self.crop!r} is unknown; {nearest(self.crop, CROPS)}")
+        if self.interpolation not in FILTERS:
+            raise ConfigError(f"data.interpolation {self.interpolation!r} is unknown; {nearest(self.interpolation, FILTERS)}")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ConfigError(f"data.scale is {self.scale}; it needs 0 < smallest <= largest <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ConfigError(f"data.ratio is {self.ratio}; it needs 0 < smallest <= largest")
+        if not 0 < self.eval_crop <= 1:
+            raise ConfigError(f"data.eval_crop is {self.eval_crop}; it must be above 0 and at most 1")
+        if self.channels not in (None, 1, 3):
+            raise ConfigError(f"pictures are decoded to 1 or 3 channels, or to None (their own), not {self.channels}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Where the result lies in the picture: output pixel (i, j) shows the picture at (top + (i + 0.5) down, left + (j + 0.5) across)."""
+
+    top: float
+    left: float
+    down: float
+    across: float
+
+
+def random_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], randoms: np.ndarray) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random resized crop; the centre, as much as `ratio` allows, when ten tries do not fit."""
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for area, aspect, down, across in randoms.reshape(_TRIES, 4).tolist():
+        target = height * width * (scale[0] + area * (scale[1] - scale[0]))
+        aspect = math.exp(low + aspect * (high - low))
+        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(down * (height - h + 1)), int(across * (width - w + 1)), h, w
+    w = min(width, max(1, round(height * ratio[1])))
+    h = min(height, max(1, round(width / ratio[0])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _convert(picture: Image.Image, channels: int | None) -> Image.Image:
+    mode = {1: "L", 3: "RGB", None: "RGB"}[channels]
+    if picture.mode == mode:
+        return picture
+    if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip at 255 instead of scaling
+        picture = Image.fromarray(np.clip(np.asarray(picture).astype(np.int32) >> 8, 0, 255).astype(np.uint8))
+    elif picture.mode == "F":
+        raise ValueError("it holds floating-point pixels")
+    elif picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return picture.convert(mode)
+
+
+def _open(image: Any) -> Image.Image:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return Image.open(io.BytesIO(image))
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
+        raise DataError(f"a decoded picture of shape {array.shape} and type {array.dtype} cannot be resized; expected uint8 with 1, 3 or 4 channels")
+    return Image.fromarray(array)
+
+
+def _training(picture: Image.Image, image: Decode, box: tuple[int, int, int, int], draft: bool) -> np.ndarray:
+    """Crop `box` = (top, left, height, width) and resize it, decoding a JPEG no finer than that needs."""
+    top, left, h, w = box
+    height, width = picture.height, picture.width
+    if draft:
+        # Pillow takes the coarsest of 1, 1/2, 1/4, 1/8 that is not below the asked size; no effect on other formats.
+        picture.draft(None, (math.ceil(width * image.image_size[1] / w), math.ceil(height * image.image_size[0] / h)))
+    y, x = picture.height / height, picture.width / width
+    corners = (left * x, top * y, min((left + w) * x, picture.width), min((top + h) * y, picture.height))
+    picture = _convert(picture, image.channels)
+    return np.asarray(picture.resize(image.image_size[::-1], FILTERS[image.interpolation], box=corners))
+
+
+def decode(record: Mapping[str, Any], image: Decode, name: str, randoms: np.ndarray | None = None, *, draft: bool = True) -> dict[str, Any]:
+    """The record with `image` (H, W, C) uint8 of `image.image_size`, and mask and boxes where it has them.
+
+    Args:
+      record: `image` encoded (bytes) or decoded (uint8, (H, W) or (H, W, C)); optional `mask` (H, W) integers, or an encoded picture;
+        optional `boxes` (N, 4) y0 x0 y1 x1 in pixels with `box_label` (N,) and `box_valid` (N,); anything else passes.
+      name: for errors.
+      randoms: `RANDOMS` uniform numbers in training; None in evaluation.
+      draft: decode JPEGs at a fraction of their size in training where that is enough.
+
+    Raises:
+      Unreadable: the picture is damaged or of no known format.
+      DataError: its size is not image_size and the crop is "none", or mask and picture differ in size.
+    """
+    H, W = image.image_size
+    record = dict(record)
+    try:
+        picture = _open(record["image"])
+        height, width = picture.height, picture.width
+        if image.crop == "none" and (height, width) != (H, W):
+            raise DataError(f"{name} is {height}x{width}, but image_size is {H}x{W}; data.crop='resize' would resize it")
+        if image.crop == "random_resized" and randoms is None:
+            factor = max(math.floor(H / image.eval_crop) / height, math.floor(W / image.eval_crop) / width)
+            rows, columns = (max(full, int(side * factor + 1e-6)) for side, full in ((height, H), (width, W)))
+            top, left = round((rows - H) / 2), round((columns - W) / 2)
+            resized = _convert(picture, image.channels).resize((columns, rows), FILTERS[image.interpolation])
+            pixels = np.asarray(resized.crop((left, top, left + W, top + H)))
+            where = Geometry(top * height / rows, left * width / columns, height / rows, width / columns)
+        else:
+            box = random_box(height, width, image.scale, image.ratio, randoms) if image.crop == "random_resized" else (0, 0, height, width)
+            pixels = _training(picture, image, box, draft and randoms is not None)
+            where = Geometry(box[0], box[1], box[2] / H, box[3] / W)
+    except _DAMAGE as error:
+        raise Unreadable(f"{name} cannot be decoded: {error}") from error
+    record["image"] = pixels[..., None] if pixels.ndim == 2 else pixels
+    if "mask" in record:
+        record["mask"] = _mask(record["mask"], (height, width), image.image_size, where, name)
+    if "boxes" in record:
+        record.update(_boxes(record, image, where, name))
+    return record
+
+
+def _mask(mask: Any, size: tuple[int, int], target: tuple[int, int], where: Geometry, name: str) -> np.ndarray:
+    if isinstance(mask, bytes):
+        try:
+            mask = np.asarray(Image.open(io.BytesIO(mask)))
+        except _DAMAGE as error:
+            raise Unreadable(f"the mask of {name} cannot be decoded: {error}") from error
+    mask = np.asarray(mask)
+    if mask.ndim == 3 and mask.shape[-1] == 1:
+        mask = mask[..., 0]
+    if mask.shape != size:
+        raise DataError(f"the mask of {name} has shape {mask.shape}, but its picture {size}")
+    rows = np.clip((where.top + (np.arange(target[0]) + 0.5) * where.down).astype(int), 0, size[0] - 1)
+    columns = np.clip((where.left + (np.arange(target[1]) + 0.5) * where.across).astype(int), 0, size[1] - 1)
+    return mask[rows[:, None], columns].astype(np.int32)
+
+
+def _boxes(record: Mapping[str, Any], image: Decode, where: Geometry, name: str) -> dict[str, np.ndarray]:
+    """Boxes in pixels of the result, cut at its edges; a box of which less than a pixel is left either way becomes invalid."""
+    boxes = np.asarray(record["boxes"], np.float32).reshape(-1, 4)
+    count = len(boxes)
+    valid = np.asarray(record.get("box_valid", np.ones(count, bool)), bool)
+    label = np.asarray(record.get("box_label", np.zeros(count)), np.int32)
+    shift, unit = np.array([where.top, where.left] * 2), np.array([where.down, where.across] * 2)
+    limit = np.array([*image.image_size] * 2)
+    boxes = np.clip((boxes - shift) / unit, 0, limit).astype(np.float32)
+    valid = valid & (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
+    if (most := image.max_boxes) is not None and most != count:
+        if count > most and valid[most:].any():
+            boxes, label, valid = (value[np.argsort(~valid, kind="stable")] for value in (boxes, label, valid))
+            if valid[most:].any():
+                raise DataError(f"{name} has {int(valid.sum())} boxes, more than data.max_boxes = {most}")
+        boxes, label, valid = (np.concatenate([v[:most], np.zeros((max(0, most - count), *v.shape[1:]), v.dtype)]) for v in (boxes, label, valid))
+    return {"boxes": boxes, "box_label": label, "box_valid": valid}
+
+
+def fit_columns(source: Source, image: Decode) -> dict[str, np.ndarray]:
+    """The columns of a source in memory at `image_size` and `channels`: untouched where they fit, resized once where `crop` is "resize".
+
+    Crops are not drawn here: pictures in memory are small, and shifts, flips and crops of them happen in the step.
+
+    Raises:
+      DataError: pictures of another size, and crop is not "resize"; or channels that cannot be converted.
+    """
+    columns = dict(source.columns)
+    if "image" not in columns:
+        return columns
+    size, channels = columns["image"].shape[1:-1], columns["image"].shape[-1]
+    if size != image.image_size:
+        if image.crop != "resize":
+            raise DataError(
+                f"the pictures of {source.name_of(0)} … are {'x'.join(map(str, size))}, but image_size is {'x'.join(map(str, image.image_size))}; "
+                f"set image_size={size} or data.crop='resize'"
+            )
+    elif image.channels in (None, channels):
+        return columns
+    elif (channels, image.channels) == (1, 3):
+        return columns | {"image": np.repeat(columns["image"], 3, axis=-1)}
+    whole = dataclasses.replace(image, crop="resize", channels=image.channels or channels)
+    records = [decode(source.record(i), whole, source.name_of(i)) for i in range(len(source))]
+    return ArraySource("resized", {key: np.stack([record[key] for record in records]) for key in records[0]}, source.classes).columns
