@@ -1,0 +1,345 @@
+"""The base task: what every learning problem shares. A paper usually overrides `loss` alone; see `tasks/classify.py` for the smallest example.
+
+A step, inside one jit:
+
+    key = fold_in(state.key, state.step)
+    batch = prepare(batch)                      once: augmentation is the same in every pass over it
+    for each player in turn:
+        (loss, aux), grads = rule(grad_fn, …)   plain or sharpness-aware; accumulation happens inside grad_fn
+        clip -> optax -> new parameters of its subtree
+    extra = after_update(…), averaged weights
+    not finite -> everything but `step` stays as it was
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxvision import models, optim
+from jaxvision.augment import make_augment
+from jaxvision.errors import ConfigError
+from jaxvision.models.registry import variant_of
+from jaxvision.tasks.state import TrainState
+from jaxvision.trees import named_leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a task is told about its data and its run.
+
+    Attributes:
+      classes: names; () for unlabelled data.
+      channels: of an image.
+      train_size: examples an epoch.
+      total_steps: of the run.
+      steps_per_epoch: train_size / batch size, a fraction.
+      frozen: {name: meta of the checkpoint that it is loaded from}.
+    """
+
+    classes: tuple[str, ...]
+    channels: int
+    train_size: int
+    total_steps: int
+    steps_per_epoch: float
+    frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Player(NamedTuple):
+    """One optimizer and what it plays for.
+
+    Attributes:
+      name: key of its optimizer state.
+      loss: as `Task.loss`.
+      subtree: prefixes of '/'-joined parameter names that it moves; () for all. The rest is constant for it.
+      every: it moves at steps divisible by this.
+      optim: section of config.optim whose keys go before config.optim's own; "optim" for none.
+    """
+
+    name: str
+    loss: Callable
+    subtree: tuple[str, ...] = ()
+    every: int = 1
+    optim: str = "optim"
+
+
+def build_model(config: Any, *, num_classes: int):
+    """The network of config.model at config.image_size; keys beside name and dtypes are fields of the module."""
+    fields = {key: value for key, value in config.model.items() if key not in ("name", "dtype", "param_dtype")}
+    return models.create_model(
+        config.model.name,
+        num_classes=num_classes,
+        image_size=tuple(config.image_size),
+        dtype=config.model.dtype,
+        param_dtype=config.model.param_dtype,
+        **fields,
+    )
+
+
+def input_constants(config: Any, channels: int) -> dict[str, Any]:
+    """Mean and std a channel and the evaluation crop: the config's, else those that the model was published with."""
+    variant = variant_of(config.model.name)
+    constants = {}
+    for key in ("mean", "std"):
+        given = config.data[key]
+        values = tuple(given) if given is not None else getattr(variant, key)
+        if len(values) == 1:
+            values = values * channels
+        if len(values) != channels:
+            raise ConfigError(f"data.{key} has {len(values)} values, the images have {channels} channels; set --config.data.{key}=(…,)")
+        constants[key] = values
+    constants["crop"] = config.data.eval_crop if config.data.eval_crop is not None else variant.crop
+    return constants
+
+
+class Task:
+    """Base of all tasks. Sub-classes set `self.model` through `build`, and override `loss`, `evaluate`, `predict`, `summarize` as they need."""
+
+    statics: tuple = (None,)
+    splits: tuple[str, ...] = ("test",)  # that an evaluation goes through
+
+    def __init__(self, config: Any, problem: Problem):
+        self.config, self.problem = config, problem
+        self.constants = input_constants(config, problem.channels)
+        self.augment = make_augment(config.augment, mean=self.constants["mean"], std=self.constants["std"])
+        self.model = self.build()
+        self.rule = optim.make_rule(config.optim)
+        if config.optim.groups > 1 and config.model.get("norm_groups", None) == 1:
+            raise ConfigError("model.norm_groups=1 beside optim.groups > 1: batch norm is per group there; leave norm_groups out")
+        self.players = self.make_players()
+        self.transforms, self.schedules = {}, {}
+        for player in self.players:
+            section = self._optim_section(player)
+            known = dict(
+                total_steps=max(1, problem.total_steps // player.every),
+                steps_per_epoch=problem.steps_per_epoch / player.every,
+                batch_size=config.batch_size,
+            )
+            self.transforms[player.name] = optim.make_optimizer(section, **known)
+            self.schedules[player.name] = optim.make_schedule(section, **known)
+
+    def _optim_section(self, player: Player) -> Any:
+        own = {} if player.optim == "optim" else self.config.optim[player.optim]
+        shared = {key: value for key, value in self.config.optim.items() if not isinstance(value, Mapping) and not hasattr(value, "items")}
+        return type(self.config)({**shared, **dict(own)})
+
+    # --- what a sub-class says ---
+
+    def build(self):
+        """The trained network; by default config.model's, with one output a class."""
+        return build_model(self.config, num_classes=len(self.problem.classes))
+
+    def make_players(self) -> tuple[Player, ...]:
+        return (Player("main", self.loss),)
+
+    def init_variables(self, key: jax.Array, shapes: Mapping[str, Any]) -> dict[str, Any]:
+        """All variables of the trained networks: {"params": …, other collections: …}. `shapes`: the batch's, as ShapeDtypeStructs."""
+        image = jnp.zeros((1, *shapes["image"].shape[1:]), jnp.float32)
+        return self.model.init(key, image, train=False)
+
+    def init_extra(self, key: jax.Array, params: Any, frozen: Mapping[str, Any]) -> dict[str, Any]:
+        """What the method carries along besides collections of the model and averaged weights, which the base class adds."""
+        return {}
+
+    def prepare(self, batch: Mapping[str, Any], key: jax.Array, *, train: bool) -> dict[str, Any]:
+        """Normalized (and in training augmented) floats from the host's batch, and `weight` (B,), 0 where not valid, of mean 1 in training."""
+        batch, valid = dict(batch), batch["valid"].astype(jnp.float32)
+        if train:
+            row = jnp.arange(valid.shape[0])
+            batch["image"] = self.augment.image(key, batch["image"], row)
+            batch["weight"] = valid / jnp.maximum(valid.mean(), 1e-9)
+        else:
+            batch["image"] = self.augment.normalize(batch["image"])
+            batch["weight"] = valid
+        return batch
+
+    def loss(self, params, extra, frozen, batch, key, *, static, train) -> tuple[jax.Array, dict[str, Any]]:
+        """(scalar, {"metrics": {name: scalar}, "extra": {name: new value}, "outputs": arrays an example}); the last two may be left out.
+
+        Scalars are means over the rows given, weighted by batch["weight"], so that means over groups and micro-batches are exact.
+        """
+        raise TypeError(f"{type(self).__name__} has no loss")
+
+    def after_update(self, params, extra, outputs, batch, step) -> dict[str, Any]:
+        """`extra` after the players moved: momentum teachers, queues, centres. `outputs`: those of the last player, in batch order."""
+        return extra
+
+    def evaluate(self, variables: Mapping[str, Any], state: TrainState, batch: Mapping[str, Any]) -> tuple[dict, dict]:
+        """(sums, rows) of one prepared batch; sums: {name: (sum, count)}, rows: small arrays an example."""
+        raise TypeError(f"{type(self).__name__} has no evaluate")
+
+    def summarize(self, rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+        """Metrics of whole splits: rows[split][name] are numpy arrays sorted by index, invalid and repeated rows dropped. 2-D values are drawn."""
+        return {}
+
+    def predict(self, state: TrainState, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What `--mode=predict` writes, by kind; see train/predict.py for the writers."""
+        raise TypeError(f"{type(self).__name__} has no predict")
+
+    def static(self, step: int):
+        """A hashable for this step, one of `statics`; each value is an executable of its own."""
+        return None
+
+    # --- what train calls ---
+
+    def init(self, key: jax.Array, shapes: Mapping[str, Any], given: Mapping[str, Any]) -> TrainState:
+        """The state before the first step. `given`: {"params": partial tree, "extra": partial, "frozen": {name: variables}}."""
+        variables_key, extra_key, run_key = jax.random.split(key, 3)
+        variables = dict(self.init_variables(variables_key, shapes))
+        params = _overlay(variables.pop("params"), given.get("params", {}))
+        variables.pop("taps", None)
+        collections = {name: _overlay(tree, given.get("extra", {}).get(name, {})) for name, tree in variables.items()}
+        frozen = dict(given.get("frozen", {}))
+        extra = {**collections, **self.init_extra(extra_key, params, frozen)}
+        self._check_players(params)
+        if self.config.optim.ema is not None:
+            extra["ema"] = {"params": params, **collections}
+        opt_state = {player.name: self.transforms[player.name].init(_select(params, player.subtree)) for player in self.players}
+        return TrainState(jnp.zeros((), jnp.int32), run_key, params, opt_state, extra, frozen)
+
+    def _check_players(self, params: Any) -> None:
+        for name in named_leaves(params):
+            owners = [player.name for player in self.players if _owns(player.subtree, name)]
+            if len(owners) != 1:
+                raise ConfigError(f"parameter {name} belongs to {owners or 'no player'}: the players' subtrees must be disjoint and cover everything")
+
+    def train_step(self, state: TrainState, batch: Mapping[str, Any], *, static=None) -> tuple[TrainState, dict[str, jax.Array]]:
+        prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        batch = self.prepare(batch, prepare_key, train=True)
+        params, extra, opt_state = state.params, state.extra, dict(state.opt_state)
+        metrics: dict[str, jax.Array] = {}
+        finite, outputs = jnp.bool_(True), {}
+        for number, player in enumerate(self.players):
+            key = jax.random.fold_in(loss_key, number)
+            move = lambda operand, player=player, key=key: self._move(player, *operand, state, batch, key, static)
+            operand = (params, extra, opt_state[player.name])
+            if player.every == 1:
+                params, extra, opt_state[player.name], own, ok, outputs = move(operand)
+            else:
+                shapes = jax.eval_shape(move, operand)
+                stay = lambda operand, shapes=shapes: (*operand, *_nothing(shapes[3:]))
+                params, extra, opt_state[player.name], own, ok, outputs = jax.lax.cond(state.step % player.every == 0, move, stay, operand)
+            finite = finite & ok
+            metrics.update(own if len(self.players) == 1 else {f"{player.name}/{name}": value for name, value in own.items()})
+        extra = self.after_update(params, extra, outputs, batch, state.step)
+        if "ema" in extra:
+            live = {"params": params, **{name: extra[name] for name in extra["ema"] if name != "params"}}
+            extra = {**extra, "ema": optim.ema_update(extra["ema"], live, self.config.optim.ema, state.step)}
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        new_state = TrainState(
+            state.step + 1, state.key, keep(params, state.params), keep(opt_state, state.opt_state), keep(extra, state.extra), state.frozen
+        )
+        return new_state, {**metrics, "finite": finite.astype(jnp.float32)}
+
+    def _move(self, player, params, extra, opt_state, state, batch, key, static):
+        mine = _select(params, player.subtree)
+
+        def loss(sub, micro, micro_key):
+            everything = params if not player.subtree else _overlay(jax.lax.stop_gradient(params), sub)
+            everything = sub if not player.subtree else everything
+            value, aux = player.loss(everything, extra, state.frozen, micro, micro_key, static=static, train=True)
+            return value.astype(jnp.float32), {"metrics": {}, "extra": {}, "outputs": {}, **aux}
+
+        grad_fn = accumulate(jax.value_and_grad(loss, has_aux=True), self.config.optim.accumulate)
+        (value, aux), grads = self.rule(grad_fn, mine, batch, key, state.step, groups=self.config.optim.groups)
+        norm = optax.global_norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        if (limit := self._optim_section(player).clip) is not None:
+            factor = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
+            grads = jax.tree.map(lambda g: (g * factor).astype(g.dtype), grads)
+        updates, opt_state = self.transforms[player.name].update(grads, opt_state, mine)
+        moved = optax.apply_updates(mine, updates)
+        params = _overlay(params, moved) if player.subtree else moved
+        metrics = {"loss": value, **aux["metrics"], "grad_norm": norm, "lr": self.schedules[player.name](state.step // player.every)}
+        metrics = {name: jnp.asarray(metric, jnp.float32) for name, metric in metrics.items()}
+        return params, {**extra, **aux["extra"]}, opt_state, metrics, finite, aux["outputs"]
+
+    def variables(self, state: TrainState, averaged: bool = True) -> dict[str, Any]:
+        """What `model.apply` takes: parameters and collections, averaged ones where they exist and are asked for."""
+        if averaged and "ema" in state.extra:
+            return dict(state.extra["ema"])
+        return {"params": state.params, **{name: state.extra[name] for name in ("batch_stats",) if name in state.extra}}
+
+    def eval_step(self, state: TrainState, batch: Mapping[str, Any]) -> tuple[dict, dict]:
+        batch = self.prepare(batch, state.key, train=False)
+        sums, rows = self.evaluate(self.variables(state), state, batch)
+        if "ema" in state.extra:
+            raw, _ = self.evaluate(self.variables(state, averaged=False), state, batch)
+            sums = {**sums, **{f"raw/{name}": value for name, value in raw.items()}}
+        return sums, {**rows, "index": batch["index"], "valid": batch["valid"]}
+
+
+def accumulate(grad_fn: Callable, count: int) -> Callable:
+    """`grad_fn` over `count` micro-batches of equal size, averaged. Micro-batch i takes rows i, i + count, …: each shard keeps its own rows.
+
+    Unrolled: inside `lax.scan` a convolution on the CPU runs an order of magnitude slower.
+    """
+    if count == 1:
+        return grad_fn
+
+    def accumulated(params, batch, key):
+        results = []
+        for i in range(count):
+            micro = jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:])[:, i], batch)
+            results.append(grad_fn(params, micro, jax.random.fold_in(key, i)))
+        outputs = jax.tree.map(lambda *xs: jnp.stack(xs, 1).reshape(-1, *xs[0].shape[1:]), *(aux.pop("outputs") for (_, aux), _ in results))
+        (value, aux), grads = jax.tree.map(lambda *xs: sum(xs[1:], xs[0]) / count, *results)
+        return (value, {**aux, "outputs": outputs}), grads
+
+    return accumulated
+
+
+def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:
+    """mean(weight * values): with weights of mean 1 over the global batch, exact under any cut into equal parts."""
+    return (values.astype(jnp.float32) * weight).mean()
+
+
+def total(values: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(sum, count) of the valid rows, as `evaluate` returns them."""
+    return (values.astype(jnp.float32) * weight).sum(), weight.sum()
+
+
+def _owns(subtree: Sequence[str], name: str) -> bool:
+    return not subtree or any(name == prefix or name.startswith(prefix.rstrip("/") + "/") for prefix in subtree)
+
+
+def _select(tree: Any, subtree: Sequence[str], prefix: str = "") -> Any:
+    """The branches of a nested dict whose names begin with one of `subtree`."""
+    if not subtree:
+        return tree
+    selected = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if _owns(subtree, name):
+            selected[key] = value
+        elif isinstance(value, Mapping) and any(wanted.startswith(name + "/") for wanted in subtree):
+            selected[key] = _select(value, subtree, name + "/")
+    return selected
+
+
+def _overlay(tree: Any, partial: Any) -> Any:
+    """`tree` with the leaves of `partial` in their places. Raises ConfigError for a leaf that has no place or another shape."""
+    if not isinstance(partial, Mapping):
+        if jnp.shape(partial) != jnp.shape(tree):
+            raise ConfigError(f"a given parameter has shape {jnp.shape(partial)}, the model's has {jnp.shape(tree)}")
+        return jnp.asarray(partial, tree.dtype)
+    for key in partial:
+        if key not in tree:
+            raise ConfigError(f"a given parameter {key!r} has no place in the model, which has {', '.join(tree)}")
+    return {key: _overlay(value, partial[key]) if key in partial else value for key, value in tree.items()}
+
+
+def _nothing(shapes: Any) -> Any:
+    """What a player that does not move reports: metrics that are not numbers (the log leaves them out), finite, and empty outputs."""
+    metrics, _, outputs = shapes
+    nan = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), metrics)
+    return nan, jnp.bool_(True), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), outputs)
+
+
+def count(params: Any) -> int:
+    """Number of parameters of a tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,93 @@
+"""Supervised classification: one label (or a vector of label shares) an image."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxvision.errors import ConfigError, DataError, nearest
+from jaxvision.tasks.base import Task, total, weighted_mean
+
+# Whole score vectors are kept for summaries up to this many classes; beyond, the five best.
+WHOLE_SCORES = 64
+
+
+def softmax_loss(logits, target):
+    return optax.softmax_cross_entropy(logits, target)
+
+
+def sigmoid_loss(logits, target):
+    """Sum over classes of binary cross-entropies (Beyer et al. 2020, arXiv 2006.07159)."""
+    return optax.sigmoid_binary_cross_entropy(logits, target).sum(-1)
+
+
+LOSSES = {"softmax": softmax_loss, "sigmoid": sigmoid_loss}
+
+
+class Classify(Task):
+    """Keys of config.task: `loss` ("softmax" or "sigmoid"), `label_smoothing`."""
+
+    KEYS = ("name", "loss", "label_smoothing")
+
+    def __init__(self, config, problem):
+        for key in config.task:
+            if key not in self.KEYS:
+                raise ConfigError(f"task.{key} is not a key of the task 'classify'; {nearest(key, self.KEYS)}")
+        if len(problem.classes) < 2:
+            raise DataError(f"classification needs at least 2 classes, the data has {len(problem.classes)}: {', '.join(problem.classes)}")
+        name = config.task.get("loss", "softmax")
+        if name not in LOSSES:
+            raise ConfigError(f"task.loss {name!r} is unknown; {nearest(name, LOSSES)}")
+        self.per_example_loss, self.label_smoothing = LOSSES[name], config.task.get("label_smoothing", 0.0)
+        super().__init__(config, problem)
+
+    def prepare(self, batch: Mapping[str, Any], key: jax.Array, *, train: bool) -> dict[str, Any]:
+        image_key, mix_key = jax.random.split(key)
+        batch = super().prepare(batch, image_key, train=train)
+        classes = len(self.problem.classes)
+        target = batch["label"].astype(jnp.float32) if batch["label"].ndim == 2 else jax.nn.one_hot(batch["label"], classes)
+        if train:
+            # Smoothing before mixing equals mixing before smoothing: both are affine.
+            target = target * (1 - self.label_smoothing) + self.label_smoothing / classes
+            batch["image"], target = self.augment.mix(mix_key, batch["image"], target)
+        return {**batch, "target": target}
+
+    def loss(self, params, extra, frozen, batch, key, *, static, train):
+        variables = {"params": params, **{name: extra[name] for name in ("batch_stats",) if name in extra}}
+        logits, new = self.model.apply(variables, batch["image"], train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+        value = weighted_mean(self.per_example_loss(logits, batch["target"]), batch["weight"])
+        hit = logits.argmax(-1) == batch["target"].argmax(-1)
+        return value, {"metrics": {"accuracy": weighted_mean(hit, batch["weight"])}, "extra": dict(new)}
+
+    def evaluate(self, variables, state, batch):
+        logits = self.model.apply(variables, batch["image"], train=False)
+        label = batch["target"].argmax(-1)
+        weight = batch["weight"]
+        sums = {
+            "loss": total(self.per_example_loss(logits, batch["target"]), weight),
+            "accuracy": total(logits.argmax(-1) == label, weight),
+        }
+        if len(self.problem.classes) > 10:
+            sums["top5"] = total((jax.lax.top_k(logits, 5)[1] == label[:, None]).any(-1), weight)
+        rows = {"label": label, "predicted": logits.argmax(-1)}
+        if len(self.problem.classes) <= WHOLE_SCORES:
+            rows["scores"] = jax.nn.softmax(logits)
+        return sums, rows
+
+    def summarize(self, rows, names):
+        test, classes = rows["test"], len(names)
+        if classes > 200:
+            return {}
+        confusion = np.zeros((classes, classes), np.int64)
+        np.add.at(confusion, (test["label"], test["predicted"]), 1)
+        return {"confusion": confusion}
+
+    def predict(self, state, batch):
+        batch = Task.prepare(self, batch, state.key, train=False)
+        return {"probabilities": jax.nn.softmax(self.model.apply(self.variables(state), batch["image"], train=False))}
+
+
+TASK = Classify

@@ -1,0 +1,144 @@
+"""`--mode=eval` and `--mode=predict`: a run's checkpoint put to use."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvision import data as data_room
+from jaxvision.errors import CheckpointError, DataError
+from jaxvision.train import figures
+from jaxvision.train.checkpoint import Checkpoints
+from jaxvision.train.config import read_config, with_changes
+from jaxvision.train.evaluate import evaluate as evaluate_run
+from jaxvision.train.feed import Feed
+from jaxvision.train.given import load_given
+from jaxvision.train.loop import summary
+from jaxvision.train.mesh import batch_sharding
+from jaxvision.train.predictions import Predictions
+from jaxvision.train.progress import Progress
+from jaxvision.train.setup import Executables, set_up
+from jaxvision.train.stages import stage_configs, stage_folder
+
+
+def _restore(executables: Executables, folder: pathlib.Path, checkpoint: str | int) -> tuple[Any, Any, dict]:
+    checkpoints = Checkpoints(folder / "checkpoints", report=print)
+    restored = checkpoints.restore(executables.like(), checkpoint)
+    checkpoints.close()
+    if restored is None:
+        raise CheckpointError(f"{folder}/checkpoints holds no complete checkpoint; train there first")
+    carry, meta = restored
+    given = executables.setup.given
+    return carry, executables.init_frozen(given) if given.get("frozen") else {}, meta
+
+
+def evaluate(
+    config: Any | None,
+    workdir: str | pathlib.Path,
+    *,
+    checkpoint: str | int = "last",
+    stage: str | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Evaluates a checkpoint ("last", "best" or a step) of a run on its test data; prints and returns the metrics, draws confusion.png.
+
+    `config` None: the one that the run wrote. Raises CheckpointError when there is no such run or checkpoint.
+    """
+    config = _own_config(config, workdir)
+    folder, config = stage_folder(config, workdir, stage)
+    given, record = load_given(with_changes(config, {"init_from": ""}), _roots(config, workdir))
+    setup = set_up(config, given=given, frozen_meta=record["frozen"])
+    executables = Executables(setup)
+    with jax.set_mesh(setup.mesh):
+        carry, frozen, meta = _restore(executables, folder, checkpoint)
+        metrics, tables = evaluate_run(executables, carry, frozen, setup.task.splits)
+    if jax.process_index() == 0:
+        report(f"step {meta['step']}: " + summary(metrics))
+        for name, table in tables.items():
+            if name.endswith("confusion"):
+                figures.confusion(table, setup.problem.classes, folder / "confusion.png")
+    return metrics
+
+
+def predict(
+    config: Any | None,
+    workdir: str | pathlib.Path,
+    inputs: str | pathlib.Path,
+    *,
+    output: str | pathlib.Path | None = None,
+    checkpoint: str | int = "last",
+    stage: str | None = None,
+    report: Callable[[str], None] = print,
+) -> list[pathlib.Path]:
+    """Writes what a checkpoint says of a file or of all images of a folder; returns the files written, by default under workdir/predictions.
+
+    Class names, input constants and crop come from the checkpoint. An image that cannot be read is reported and left out.
+    """
+    config = _own_config(config, workdir)
+    folder, config = stage_folder(config, workdir, stage)
+    checkpoints = Checkpoints(folder / "checkpoints", report=report)
+    meta = checkpoints.read_meta(checkpoint)
+    checkpoints.close()
+    root = pathlib.Path(inputs)
+    if not root.exists():
+        raise DataError(f"--input={inputs} does not exist; give an image file or a folder of images")
+    source = data_room.files_source(root, classes=tuple(meta["classes"]))
+    constants = meta["constants"]
+    crop = "resize" if config.data.crop == "none" else config.data.crop
+    changes = {
+        "init_from": "",
+        "data.crop": crop,
+        "data.corrupt": "skip",
+        "data.mean": tuple(constants["mean"]),
+        "data.std": tuple(constants["std"]),
+        "data.eval_crop": constants["crop"],
+        "data.channels": meta["channels"],
+        "steps": config.steps or 1,
+        "epochs": None,
+    }
+    config = with_changes(config, changes)
+    given, record = load_given(config, _roots(config, workdir))
+    setup = set_up(config, sources={"test": source}, classes=meta["classes"], given=given, frozen_meta=record["frozen"])
+    executables = Executables(setup)
+    target = pathlib.Path(output) if output is not None else pathlib.Path(workdir) / "predictions"
+    # Every process needs the whole loop (collectives); one writes.
+    with jax.set_mesh(setup.mesh):
+        carry, frozen, meta = _restore(executables, folder, int(meta["step"]))
+        stream = setup.eval_stream(source)
+        names = [source.name_of(i) for i in range(len(source))]
+        feed = Feed(iter(stream), batch_sharding(setup.mesh))
+        writer = Predictions(target, names, meta["classes"] or None) if jax.process_index() == 0 else None
+        progress = Progress(len(stream), setup.eval_batch_size) if writer is not None else None
+        try:
+            for step, item in enumerate(feed, 1):
+                outputs = dict(jax.device_get(executables.predict(carry, frozen, item.arrays, layout=item.layout)))
+                index, valid = outputs.pop("index"), outputs.pop("valid")
+                if writer is not None:
+                    writer.add([names[i] for i in np.asarray(index)], outputs, np.asarray(valid))
+                    progress.update(step, {})
+        finally:
+            feed.close()
+        for line in data_room.describe_skipped(stream):
+            report(line)
+        if writer is None:
+            return []
+        writer.close()
+    shown = ", ".join(str(path) for path in writer.written[:3]) + (", …" if len(writer.written) > 3 else "")
+    report(f"{len(names) - len(stream.skipped)} inputs -> {shown}")
+    return writer.written
+
+
+def _own_config(config: Any | None, workdir: str | pathlib.Path) -> Any:
+    if config is not None:
+        return config
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{workdir} holds no run (there is no config.json); give --config, or another --workdir")
+    return read_config(path)
+
+
+def _roots(config: Any, workdir: str | pathlib.Path) -> dict[str, pathlib.Path]:
+    own = read_config(pathlib.Path(workdir) / "config.json") if (pathlib.Path(workdir) / "config.json").is_file() else config
+    return {name: pathlib.Path(workdir) / name for name, _ in stage_configs(own) if name}

@@ -1,0 +1,227 @@
+"""Everything a run needs before its first step, the same for training, evaluation and prediction: data, task, mesh, shapes, shardings."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxvision import data as data_room
+from jaxvision.errors import ConfigError
+from jaxvision.models.registry import variant_of
+from jaxvision.tasks import make_task
+from jaxvision.tasks.base import Problem, Task
+from jaxvision.tasks.state import TrainState
+from jaxvision.train.config import run_length
+from jaxvision.train.feed import Layout, unpack
+from jaxvision.train.mesh import batch_sharding, check_batch, make_mesh, replicated, state_shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run, built but not started.
+
+    Attributes:
+      sources: {split: Source}.
+      decode: how records become arrays.
+      shapes: of a global batch, host dtypes, as ShapeDtypeStructs.
+      state_shapes, shardings: trees of the TrainState.
+      given: what `Task.init` is given: loaded parameters and frozen networks.
+      steps_per_epoch: train examples / batch size.
+    """
+
+    config: Any
+    mesh: Mesh
+    sources: dict[str, Any]
+    decode: Any
+    problem: Problem
+    task: Task
+    shapes: dict[str, Any]
+    state_shapes: TrainState
+    shardings: TrainState
+    given: dict[str, Any]
+
+    @property
+    def total_steps(self) -> int:
+        return self.problem.total_steps
+
+    @property
+    def eval_batch_size(self) -> int:
+        return self.config.eval_batch_size or self.config.batch_size
+
+    def train_stream(self, position: int = 0):
+        """This process's rows of the endless training stream, from example number `position` of the run."""
+        return data_room.TrainStream(
+            self.sources["train"],
+            batch_size=self.config.batch_size,
+            image=self.decode,
+            seed=self.config.seed,
+            position=position,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            workers=self.config.data.workers,
+            prefetch=self.config.data.prefetch,
+            corrupt=self.config.data.corrupt,
+        )
+
+    def eval_stream(self, source: Any):
+        """This process's rows of every example of a source, once."""
+        return data_room.EvalStream(
+            source,
+            batch_size=self.eval_batch_size,
+            image=self.decode,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            workers=self.config.data.workers,
+            corrupt=self.config.data.corrupt,
+        )
+
+
+def enable_compilation_cache(config: Any) -> None:
+    """Keeps executables on disk, so that a resumed or repeated run does not compile again. An already configured cache is left as it is."""
+    if config.compilation_cache and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def make_decode(config: Any, channels: int, crop_share: float) -> Any:
+    return data_room.Decode(
+        image_size=tuple(config.image_size),
+        crop=config.data.crop,
+        scale=tuple(config.data.scale),
+        ratio=tuple(config.data.ratio),
+        interpolation=config.data.interpolation,
+        eval_crop=crop_share,
+        channels=channels,
+    )
+
+
+def example_shapes(source: Any, decode: Any, batch_size: int) -> dict[str, Any]:
+    """Shapes of a global batch of `source`, from its first record."""
+    stream = data_room.EvalStream(source, batch_size=1, image=decode, workers=0, corrupt="skip")
+    example = next(iter(stream))
+    return jax.tree.map(lambda value: jax.ShapeDtypeStruct((batch_size, *np.shape(value)[1:]), np.asarray(value).dtype), dict(example))
+
+
+def set_up(
+    config: Any,
+    *,
+    sources: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    given: Mapping[str, Any] | None = None,
+    frozen_meta: Mapping[str, Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Setup:
+    """Builds a run from its complete config; touches data (one record) and devices, computes nothing.
+
+    Args:
+      sources: instead of those that config.data names, for prediction.
+      classes: names that a checkpoint carries, instead of the source's.
+      given: parameters and frozen networks for `Task.init`.
+      frozen_meta: {name: meta of its checkpoint}, told to the task.
+
+    Raises ConfigError, DataError or ModelError, each a line that says what would be right.
+    """
+    enable_compilation_cache(config)
+    mesh = make_mesh(config.mesh, devices)
+    check_batch(config.batch_size, mesh, config.optim.accumulate)
+    check_batch(config.eval_batch_size or config.batch_size, mesh, name="eval_batch_size" if config.eval_batch_size else "batch_size")
+    if not config.model.name:
+        raise ConfigError("config key 'model.name' is empty; jaxvision.list_models() says what there is")
+    variant = variant_of(config.model.name)
+    if sources is None:
+        splits = {"train": config.data.train, "test": config.data.test}
+        sources = {split: data_room.open_source(config.data, name, seed=config.seed) for split, name in splits.items()}
+        if config.data.limit is not None:
+            sources["train"] = data_room.limited(sources["train"], config.data.limit)
+    first = next(iter(sources.values()))
+    channels = config.data.channels or len(config.data.mean or variant.mean)
+    crop_share = config.data.eval_crop if config.data.eval_crop is not None else variant.crop
+    decode = make_decode(config, channels, crop_share)
+    shapes = example_shapes(first, decode, config.batch_size)
+    train_size = len(sources["train"]) if "train" in sources else len(first)
+    total, per_epoch = run_length(config, train_size)
+    problem = Problem(
+        classes=tuple(classes if classes is not None else first.classes),
+        channels=int(shapes["image"].shape[-1]) if "image" in shapes else channels,
+        train_size=train_size,
+        total_steps=total,
+        steps_per_epoch=per_epoch,
+        frozen=dict(frozen_meta or {}),
+    )
+    task = make_task(config, problem)
+    given = dict(given or {})
+    with jax.set_mesh(mesh):
+        state_shapes = jax.eval_shape(lambda given: task.init(jax.random.key(0), shapes, given), given)
+        shardings = state_shardings(state_shapes, mesh, tuple(config.mesh.rules))
+    return Setup(config, mesh, dict(sources), decode, problem, task, shapes, state_shapes, shardings, given)
+
+
+class Executables:
+    """The jitted functions of a run. What they take and give is sharded explicitly; the state is donated, frozen networks are not.
+
+    A state travels as (state without frozen, frozen). Metrics come back as one vector; `names[static]` says which is which.
+    """
+
+    def __init__(self, setup: Setup):
+        self.setup, self.names = setup, {}
+        task, config, mesh = setup.task, setup.config, setup.mesh
+        frozen_sharding, carry_sharding = setup.shardings.frozen, setup.shardings.replace(frozen={})
+        batch, everywhere = batch_sharding(mesh), replicated(mesh)
+
+        def init(given):
+            # The seed is a constant of the program: with several processes there is no array to agree upon.
+            state = task.init(jax.random.key(config.seed), setup.shapes, given)
+            return state.replace(frozen={}), state.frozen
+
+        def train_step(carry, frozen, arrays, layout: Layout, static):
+            state, metrics = task.train_step(carry.replace(frozen=frozen), unpack(arrays, layout), static=static)
+            self.names[static] = tuple(sorted(metrics))
+            vector = jax.numpy.stack([metrics[name].astype(jax.numpy.float32) for name in self.names[static]])
+            return state.replace(frozen={}), vector
+
+        def eval_step(carry, frozen, arrays, layout: Layout):
+            return task.eval_step(carry.replace(frozen=frozen), unpack(arrays, layout))
+
+        def predict(carry, frozen, arrays, layout: Layout):
+            arrays = unpack(arrays, layout)
+            return {**task.predict(carry.replace(frozen=frozen), arrays), "index": arrays["index"], "valid": arrays["valid"]}
+
+        self.init = jax.jit(init, out_shardings=(carry_sharding, frozen_sharding))
+        self.init_frozen = jax.jit(lambda given: init(given)[1], out_shardings=frozen_sharding)
+        self.train_step = jax.jit(
+            train_step,
+            in_shardings=(carry_sharding, frozen_sharding, batch),
+            out_shardings=(carry_sharding, everywhere),
+            static_argnames=("layout", "static"),
+            donate_argnums=0,
+        )
+        known = dict(in_shardings=(carry_sharding, frozen_sharding, batch), out_shardings=everywhere, static_argnames=("layout",))
+        self.eval_step = jax.jit(eval_step, **known)
+        self.predict = jax.jit(predict, **known)
+
+    def like(self) -> TrainState:
+        """Shapes with shardings of what a checkpoint holds: the state without its frozen networks."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            self.setup.state_shapes.replace(frozen={}),
+            self.setup.shardings.replace(frozen={}),
+        )
+
+
+def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
+    """The folder of a run, made if absent. Raises ConfigError when it cannot be written."""
+    path = pathlib.Path(workdir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write_test_{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from error
+    return path
