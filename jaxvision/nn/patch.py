@@ -34,6 +34,7 @@ class PatchProjection(nn.Module):
     kernel_init: Callable = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
@@ -43,7 +44,7 @@ class PatchProjection(nn.Module):
         x = x.astype(self.dtype).reshape(batch, rows, p, columns, q, channels).transpose(0, 1, 3, 2, 4, 5)
         y = x.reshape(batch, rows, columns, p * q * channels) @ kernel.reshape(p * q * channels, self.dim)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.dim,), self.param_dtype).astype(self.dtype)
+            y = y + self.param("bias", self.bias_init, (self.dim,), self.param_dtype).astype(self.dtype)
         return y
 
 
@@ -60,9 +61,12 @@ class PatchEmbed(nn.Module):
     kernel_init: Callable = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
-        project = PatchProjection(patch_sides(self.patch), self.dim, self.use_bias, self.kernel_init, self.dtype, self.param_dtype, name="proj")
+        project = PatchProjection(
+            patch_sides(self.patch), self.dim, self.use_bias, self.kernel_init, self.dtype, self.param_dtype, self.bias_init, name="proj"
+        )
         x = project(image)
         return LayerNorm(1e-5, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x) if self.norm else x

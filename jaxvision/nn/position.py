@@ -34,7 +34,7 @@ def _linear(x: np.ndarray) -> np.ndarray:
     return np.maximum(1 - np.abs(x), 0.0)
 
 
-_KERNELS = {"bicubic": _cubic, "bilinear": _linear}
+_KERNELS = {"bicubic": _cubic, "bilinear": _linear, "bilinear_aliased": _linear}
 
 
 @functools.cache
@@ -43,13 +43,13 @@ def resize_matrix(old: int, new: int, method: str = "bicubic") -> Float[np.ndarr
 
     Args:
       method: "bicubic" or "bilinear", pixel centres at half integers and antialiased when shrinking (PyTorch's `interpolate(antialias=True)`, what
-        timm does to position embeddings), or "corners": bilinear between aligned end points (`scipy.ndimage.zoom(order=1)`, what the loaders
-        of the JAX releases do).
+        timm does to position embeddings), "bilinear_aliased", the same without antialiasing (PyTorch's default), or "corners": bilinear between
+        aligned end points (`scipy.ndimage.zoom(order=1)`, what the loaders of the JAX releases do).
     """
     if method == "corners":
         where = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
         return _linear(where[:, None] - np.arange(old)[None])
-    stretch = max(old / new, 1.0)
+    stretch = 1.0 if method == "bilinear_aliased" else max(old / new, 1.0)
     centres = (np.arange(new) + 0.5) * old / new
     weights = _KERNELS[method]((centres[:, None] - (np.arange(old)[None] + 0.5)) / stretch)
     return weights / weights.sum(1, keepdims=True)
