@@ -23,14 +23,14 @@ from jaxvision.errors import ModelError, nearest
 from jaxvision.models.registry import IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD, Variant
 from jaxvision.models.rules import Rule
 from jaxvision.nn.attention import Attention
-from jaxvision.nn.mlp import Mlp, gelu, gelu_tanh
+from jaxvision.nn.blocks import make_blocks, quarters, run_blocks
+from jaxvision.nn.mlp import ACTIVATIONS, Mlp, gelu
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchEmbed, patch_grid
 from jaxvision.nn.position import resize_position, sincos_2d
-from jaxvision.nn.regularize import DropPath, LayerScale, drop_path_rates
+from jaxvision.nn.regularize import DropPath, LayerScale
 from jaxvision.nn.taps import tap
 
-ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": nn.relu}
 # What the published code starts training from: patch kernel, block kernels, biases of the MLP, class token, head.
 INITIALIZERS = {
     "jax": (
@@ -41,7 +41,6 @@ INITIALIZERS = {
         nn.initializers.normal(0.02), nn.initializers.normal(0.02),
     ),
 }  # fmt: skip
-
 CHOICES = {"pool": ("token", "avg"), "position": ("learned", "sincos2d"), "activation": ACTIVATIONS, "initializer": INITIALIZERS}
 
 
@@ -158,12 +157,11 @@ class VisionTransformer(nn.Module):
             shape = (1, self.position_prefix + rows * columns, self.dim)
             self.pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), shape, self.param_dtype)
         self.drop = nn.Dropout(self.pos_drop)
-        block = nn.remat(Block, static_argnums=(3,), prevent_cse=not self.scan) if self.remat else Block
-        make = lambda **name: block(
-            self.heads, int(self.dim * self.mlp_ratio), self.qkv_bias, self.dropout, self.layer_scale, ACTIVATIONS[self.activation],
-            kernel_init, bias_init, **types, **name,
+        self.blocks = make_blocks(
+            Block, self.depth, remat=self.remat, scan=self.scan, heads=self.heads, mlp_hidden=int(self.dim * self.mlp_ratio), qkv_bias=self.qkv_bias,
+            dropout=self.dropout, layer_scale=self.layer_scale, activation=ACTIVATIONS[self.activation], kernel_init=kernel_init,
+            bias_init=bias_init, **types,
         )  # fmt: skip
-        self.blocks = make() if self.scan else [make() for _ in range(self.depth)]
         if self.norm_after_pool:
             self.fc_norm = LayerNorm(**types)
         else:
@@ -199,21 +197,11 @@ class VisionTransformer(nn.Module):
         extra = [jnp.broadcast_to(token, (x.shape[0], 1, self.dim)) for token in extra]
         return self.drop(jnp.concatenate([*extra, x], axis=1), deterministic=not train), (rows, columns)
 
-    def _encode(self, x, train: bool, keep: tuple[int, ...] = ()):
-        """The last block's tokens, and those of the blocks `keep`."""
-        rates = drop_path_rates(self.drop_path, self.depth) if self.drop_path else (None,) * self.depth
-        if self.scan:
-            def body(block, x, rate):
-                x = block(x, rate, train)
-                return x, (x if keep else None)
-
-            scanned = nn.scan(body, variable_axes={"params": 0, "taps": 0}, split_rngs={"params": True, "dropout": True}, length=self.depth)
-            x, kept = scanned(self.blocks, x, jnp.asarray(rates) if self.drop_path else None)
-            return x, [kept[i] for i in keep]
-        kept = {}
-        for i, (block, rate) in enumerate(zip(self.blocks, rates)):
-            x = kept[i] = block(x, rate, train)
-        return x, [kept[i] for i in keep]
+    def _encode(self, image, train: bool, keep: tuple[int, ...] = ()):
+        """The last block's tokens, those of the blocks `keep`, and the grid of the patches."""
+        x, grid = self._embed(image, train)
+        x, kept = run_blocks(self.blocks, x, depth=self.depth, drop_path=self.drop_path, train=train, keep=keep)
+        return x, kept, grid
 
     def _pooled(self, x):
         """(B, d) float32; of a distilled model (2, B, d)."""
@@ -227,9 +215,7 @@ class VisionTransformer(nn.Module):
         return x.astype(jnp.float32)
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b k"]:
-        x, _ = self._embed(image, train)
-        x, _ = self._encode(x, train)
-        x = self._pooled(x)
+        x = self._pooled(self._encode(image, train)[0])
         if self.num_classes:
             x = jnp.stack([self.head(x[0]), self.head_dist(x[1])]) if self.distilled else self.head(x)
         return x.mean(0) if self.distilled else x
@@ -238,15 +224,12 @@ class VisionTransformer(nn.Module):
         """Logits of the class token and of the distillation token apart, what DeiT's training compares with the label and with the teacher."""
         if not self.distilled or not self.num_classes:
             raise ModelError("token_logits needs model.distilled=True and a head")
-        x, _ = self._embed(image, train)
-        x, _ = self._encode(x, train)
-        x = self._pooled(x)
+        x = self._pooled(self._encode(image, train)[0])
         return self.head(x[0]), self.head_dist(x[1])
 
     def tokens(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b t d"]:
         """All tokens after the last block, the prefix first, normalized unless the model normalizes after pooling."""
-        x, _ = self._embed(image, train)
-        x, _ = self._encode(x, train)
+        x, _, _ = self._encode(image, train)
         return x if self.norm_after_pool else self.norm(x)
 
     def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h2 w2 d"], ...]:
@@ -254,10 +237,8 @@ class VisionTransformer(nn.Module):
 
         They are the blocks' outputs, not normalized; all have one resolution.
         """
-        x, (rows, columns) = self._embed(image, train)
-        keep = tuple(sorted({max(-(-self.depth * quarter // 4), 1) - 1 for quarter in (1, 2, 3, 4)}))
-        _, kept = self._encode(x, train, keep)
-        return tuple(x[:, self.prefix :].reshape(x.shape[0], rows, columns, self.dim) for x in kept)
+        _, kept, grid = self._encode(image, train, quarters(self.depth))
+        return tuple(x[:, self.prefix :].reshape(x.shape[0], *grid, self.dim) for x in kept)
 
 
 def _resize_pos_embed(value, old: VisionTransformer, new: VisionTransformer):
@@ -331,7 +312,8 @@ def adapt_checkpoint(arrays: dict[str, np.ndarray], layout: str, model: VisionTr
     if any("/MlpBlock_0/" in name for name in adapted):
         for old, new in (("LayerNorm_1", "LayerNorm_2"), ("DotProductAttention_0", "DotProductAttention_1"), ("MlpBlock_0", "MlpBlock_3")):
             adapted = {name.replace(f"{old}/", f"{new}/"): array for name, array in adapted.items()}
-    return _match_class_row(adapted, "cls", "Transformer/posembed_input/pos_embedding", model)
+    table = "Transformer/posembed_input/pos_embedding"
+    return _resize_like_jax(_match_class_row(adapted, "cls", table, model), table, model)
 
 
 def _match_class_row(arrays, token: str, table: str, model: VisionTransformer):
@@ -345,6 +327,18 @@ def _match_class_row(arrays, token: str, table: str, model: VisionTransformer):
     if not model.class_position and has_row:
         return {**arrays, token: arrays[token] + arrays[table][:, :1], table: arrays[table][:, 1:]}
     return arrays
+
+
+def _resize_like_jax(arrays, table: str, model: VisionTransformer):
+    """The JAX releases' own way of resizing a square table: bilinear between aligned corners, where timm's is bicubic."""
+    if table not in arrays or model.position != "learned":
+        return arrays
+    prefix, new = model.position_prefix, patch_grid(model.image_size, model.patch)
+    patches = arrays[table].shape[1] - prefix
+    side = math.isqrt(max(patches, 0))
+    if patches == math.prod(new) or side**2 != patches:
+        return arrays
+    return {**arrays, table: resize_position(arrays[table], (side, side), new, prefix, method="corners")}
 
 
 _SIZES = {

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 gelu = functools.partial(nn.gelu, approximate=False)
 gelu_tanh = functools.partial(nn.gelu, approximate=True)
+ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": nn.relu, "silu": nn.silu}
 
 
 class Mlp(nn.Module):
