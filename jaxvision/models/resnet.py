@@ -24,6 +24,7 @@ from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.pool import avg_pool, max_pool
 from jaxvision.nn.regularize import DropPath, drop_path_rates
 from jaxvision.nn.squeeze_excite import SqueezeExcite
+from jaxvision.nn.taps import tap
 
 # Widths of the three 3x3 convolutions of a deep stem; the last is the width that the first stage receives.
 STEMS = {"7x7": (64,), "deep": (32, 32, 64), "tiered": (24, 32, 64), "cifar": None}
@@ -53,30 +54,32 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 d"]:
-        out = self.planes * (4 if self.bottleneck else 1)
+        features = self.planes * (4 if self.bottleneck else 1)
         last = functools.partial(self.norm, scale_init=nn.initializers.zeros if self.zero_init else nn.initializers.ones)
         if self.bottleneck:
             y = nn.relu(self.norm(name="bn1")(self.conv(self.width, 1, name="conv1")(x), train=train))
             y = self.conv(self.width, 3, self.strides, groups=self.groups, name="conv2")(y)
             y = nn.relu(self.norm(name="bn2")(y, train=train))
-            y = last(name="bn3")(self.conv(out, 1, name="conv3")(y), train=train)
+            y = last(name="bn3")(self.conv(features, 1, name="conv3")(y), train=train)
         else:
             y = nn.relu(self.norm(name="bn1")(self.conv(self.planes, 3, self.strides, name="conv1")(x), train=train))
-            y = last(name="bn2")(self.conv(out, 3, name="conv2")(y), train=train)
+            y = last(name="bn2")(self.conv(features, 3, name="conv2")(y), train=train)
         if self.se:
-            reduced = max(8, int(out / 16 + 4) // 8 * 8)
+            reduced = max(8, int(features / 16 + 4) // 8 * 8)
             y = SqueezeExcite(reduced, dtype=self.conv.keywords["dtype"], param_dtype=self.conv.keywords["param_dtype"], name="se")(y)
-        if self.strides != 1 or x.shape[-1] != out:
-            x = self.shortcut(x, out, train)
-        return nn.relu(x + DropPath(self.drop_path)(y, train=train))
+        if self.strides != 1 or x.shape[-1] != features:
+            x = self.shortcut(x, features, train)
+        out = nn.relu(x + DropPath(self.drop_path)(y, train=train))
+        tap(self, "out", lambda: out)
+        return out
 
-    def shortcut(self, x, out: int, train: bool):
+    def shortcut(self, x, features: int, train: bool):
         if not self.avg_down:
-            x = self.conv(out, 1, self.strides, name="downsample_0")(x)
+            x = self.conv(features, 1, self.strides, name="downsample_0")(x)
             return self.norm(name="downsample_1")(x, train=train)
         if self.strides != 1:
             x = avg_pool(x, 2, self.strides, ceil_mode=True)
-        return self.norm(name="downsample_2")(self.conv(out, 1, name="downsample_1")(x), train=train)
+        return self.norm(name="downsample_2")(self.conv(features, 1, name="downsample_1")(x), train=train)
 
 
 class ResNet(nn.Module):
@@ -164,8 +167,7 @@ class ResNet(nn.Module):
             x = nn.relu(norm(name="conv1_4")(conv(second, 3, name="conv1_3")(x), train=train))
             x = conv(last, 3, name="conv1_6")(x)
         x = nn.relu(norm(name="bn1")(x, train=train))
-        if not self.is_initializing():
-            self.sow("taps", "stem", x)
+        tap(self, "stem", lambda: x)
         return max_pool(x, 3, 2, 1)
 
 

@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 import timm
 import torch
-from timm.models import resnet
+from timm.models import efficientnet, regnet, resnet
 
 CHANNELS = 8
 
@@ -33,6 +33,10 @@ def small_resnet(block, **settings):
     return resnet.ResNet(block, (1, 1, 1, 1), num_classes=10, **settings)
 
 
+def small_regnet(**settings):
+    return regnet.RegNet(regnet.RegNetCfg(depth=6, w0=16, wa=24.0, wm=2.0, se_ratio=0.25, **settings), num_classes=10)
+
+
 FAMILIES = {
     "resnet": {
         "resnet18": ((65, 49), lambda: create("resnet18")),
@@ -43,6 +47,22 @@ FAMILIES = {
             ),
         ),
         "resnet10t": ((33, 64), lambda: create("resnet10t")),
+    },
+    "efficientnet": {
+        "efficientnet_b0": ((65, 49), lambda: create("efficientnet_b0")),
+        "tf_shallow_b2": (
+            (64, 75),
+            lambda: efficientnet._gen_efficientnet(
+                "tf_efficientnet_b2", channel_multiplier=1.1, depth_multiplier=0.1, bn_eps=1e-3, pad_type="same", num_classes=10
+            ),
+        ),
+    },
+    "regnet": {
+        "regnety_002": ((65, 49), lambda: create("regnety_002")),
+        "z": (
+            (64, 75),
+            lambda: small_regnet(group_size=8, bottle_ratio=4.0, downsample=None, linear_out=True, num_features=40, act_layer="silu"),
+        ),
     },
 }
 
