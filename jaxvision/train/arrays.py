@@ -16,18 +16,17 @@ from jaxvision.trees import named_leaves
 def writer_of(arrays: Mapping[str, Any], folder: pathlib.Path) -> Callable[[], None]:
     """Copies arrays out of the way of donation and returns what writes them into `folder`, to be called once, from any thread.
 
-    One process copies to the host with `np.array` (`np.asarray` of a CPU array is a view of its buffer) and leaves all of orbax to the returned
-    function. Of several processes none can copy everything: orbax's asynchronous save is called here, which returns when each has copied its
-    shards, and its threads meet at barriers of the coordination service; the returned function waits for them.
+    One process copies to the host with `np.array` (what `device_get` returns for a CPU array is a view of its buffer) and leaves all of orbax to
+    the returned function. Of several processes none can copy everything: orbax's asynchronous save is called here, which returns when each has
+    copied its shards, and its threads meet at barriers of the coordination service; the returned function waits for them.
     """
     return _copy(arrays, folder) if jax.process_count() == 1 else _begin_together(arrays, folder)
 
 
 def _copy(arrays: Mapping[str, Any], folder: pathlib.Path) -> Callable[[], None]:
-    on_device = [leaf for leaf in arrays.values() if isinstance(leaf, jax.Array)]
-    for leaf in on_device:
-        leaf.copy_to_host_async()
-    copies = nest({name: _host_copy(leaf) for name, leaf in arrays.items()})
+    # One shard of what every device holds; device_get, because a transfer guard takes any other way to the host for an accident.
+    read = jax.device_get({name: leaf.addressable_data(0) if _replicated(leaf) else leaf for name, leaf in arrays.items()})
+    copies = nest({name: np.array(leaf) for name, leaf in read.items()})
 
     def write() -> None:
         import orbax.checkpoint as ocp
@@ -38,10 +37,8 @@ def _copy(arrays: Mapping[str, Any], folder: pathlib.Path) -> Callable[[], None]
     return write
 
 
-def _host_copy(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
-        leaf = leaf.addressable_data(0)
-    return np.array(leaf)
+def _replicated(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and leaf.is_fully_replicated
 
 
 def _begin_together(arrays: Mapping[str, Any], folder: pathlib.Path) -> Callable[[], None]:

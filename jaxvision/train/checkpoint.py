@@ -8,10 +8,12 @@ whose arrays no single one of them can copy, calls orbax's asynchronous save fro
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,9 +76,9 @@ class Checkpoints:
 
     def __exit__(self, kind, error, trace):
         if kind is None:
-            self.close()
-        elif self._thread is not None:
-            self._thread.join()
+            self.wait()
+        else:
+            self._joined()
 
     # Saving
 
@@ -140,10 +142,8 @@ class Checkpoints:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def _write_error(self, temporary: pathlib.Path, error: Exception) -> CheckpointError:
-        text = str(error)
-        reason = "the disk is full" if "No space left on device" in text else (text.splitlines() or [type(error).__name__])[0][:300]
         step, left = temporary.name.split(".")[0], ", ".join(map(str, self.steps())) or "none"
-        return CheckpointError(f"the checkpoint of step {step} could not be written to {self.folder}: {reason}; complete ones: {left}")
+        return CheckpointError(f"the checkpoint of step {step} could not be written to {self.folder}: {_reason(error)}; complete ones: {left}")
 
     def _publish(self, temporary: pathlib.Path, step: int) -> None:
         final = self.folder / str(step)
@@ -184,21 +184,28 @@ class Checkpoints:
         """Returns when the save that is under way is on the disk. Raises CheckpointError when it failed, on every process."""
         if self._thread is None:
             return
-        self._thread.join()
-        self._thread = None
-        failure, self._failure = self._failure, None
+        failure = self._joined()
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            failures = np.flatnonzero(multihost_utils.process_allgather(np.int32(failure is not None)))
+            with jax.transfer_guard("allow"):
+                failures = np.flatnonzero(multihost_utils.process_allgather(np.int32(failure is not None)))
             if failures.size and failure is None:
                 failure = CheckpointError(f"process {failures[0]} could not write its part of the checkpoint to {self.folder}")
         if failure is not None:
             raise failure
 
     def close(self) -> None:
-        """The same as `wait`; the object may be used again."""
-        self.wait()
+        """Waits like `wait`, but does not meet the other processes, so it is safe after an error that only this one had."""
+        if failure := self._joined():
+            raise failure
+
+    def _joined(self) -> CheckpointError | None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        failure, self._failure = self._failure, None
+        return failure
 
     # Looking
 
@@ -253,8 +260,8 @@ class Checkpoints:
             raise CheckpointError(f"{first_problem}; no other of {len(numbered)} is whole. Move the folder away to begin anew")
         return None
 
-    def _chosen(self, which: str | int) -> int | None:
-        """`_choose` by process 0, for all."""
+    def choose(self, which: str | int = "last") -> int | None:
+        """The step of the checkpoint that `restore` would take, its checksums verified; raises and reports as `restore` does."""
         self.wait()
         if jax.process_count() == 1:
             return self._choose(which)
@@ -267,19 +274,16 @@ class Checkpoints:
             except CheckpointError as error:
                 text = json.dumps({"error": str(error)[:1000]})
             answer[: len(text)] = np.frombuffer(text.encode(), np.uint8)
-        answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(answer)).rstrip(b"\0"))
+        with jax.transfer_guard("allow"):
+            answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(answer)).rstrip(b"\0"))
         if "error" in answer:
             raise CheckpointError(answer["error"])
         return answer["step"]
 
     def read_meta(self, which: str | int = "last") -> dict[str, Any] | None:
         """The `meta` of the checkpoint that `restore` would take, verified in the same way; None when there is none at all."""
-        step = self._chosen(which)
+        step = self.choose(which)
         return None if step is None else self._document(step)["meta"]
-
-    def read_metrics(self, step: int) -> dict[str, float]:
-        """The metrics that were given with the checkpoint of a step."""
-        return manifest.read(self.folder / str(step))["metrics"]
 
     def _document(self, step: int) -> dict[str, Any]:
         return json.loads((self.folder / str(step) / META).read_text())
@@ -300,7 +304,7 @@ class Checkpoints:
         Raises:
           CheckpointError: none is whole, the one asked for is absent or damaged, or its leaves are not those of `like`.
         """
-        step = self._chosen(which)
+        step = self.choose(which)
         if step is None:
             return None
         document = self._document(step)
@@ -322,6 +326,15 @@ class Checkpoints:
     def _read(self, step: int, shardings: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
         read = arrays.read_arrays(self.folder / str(step) / ARRAYS, shardings)
         return {name: arrays.as_key(read[name], keys[name], shardings[name]) if name in keys else read[name] for name in shardings}
+
+
+def _reason(error: Exception) -> str:
+    """What the operating system said, which orbax wraps in several lines of where."""
+    wrapped = re.search(r"os_error_code='(\d+)'", str(error))
+    number = int(wrapped[1]) if wrapped else getattr(error, "errno", None)
+    if number is None:
+        return f"{type(error).__name__} {str(error)[:300]}"
+    return "the disk is full" if number == errno.ENOSPC else os.strerror(number)
 
 
 def _has_frozen(state: Any) -> bool:

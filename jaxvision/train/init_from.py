@@ -1,0 +1,89 @@
+"""Fine-tuning: the variables of a finished run, fitted into a model that wants them, with every leaf that does not fit named."""
+
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxvision.errors import CheckpointError
+from jaxvision.train import arrays, checkpoint, manifest
+from jaxvision.trees import named_leaves
+
+# Of paths without their collection. What timm calls the classifier; a norm that lies inside a `head` belongs to the features.
+HEAD = (r"head/(?!.*norm)", r"head_dist/", r"fc/", r"classifier/", r"last_linear/")
+
+
+def load_into(wanted: Mapping[str, Any], source: Mapping[str, Any], *, reinit_head: bool, head_patterns: Sequence[str] = HEAD) -> dict[str, Any]:
+    """The leaves of `source` that a model wants, as numpy arrays of the model's dtypes.
+
+    Args:
+      wanted: {"params": tree, "batch_stats": tree} of arrays or shapes.
+      source: the same of numpy arrays, as loaded.
+      reinit_head: leave the head out, whatever the source has of it; the task's own initial values then fill the gap.
+      head_patterns: regular expressions, matched at the start of a path ("head/kernel"; the collection is left out).
+
+    Returns:
+      A tree like `wanted`, without the head when `reinit_head`.
+
+    Raises:
+      CheckpointError: one line naming the leaves that are missing, left over or of another shape; or there is no head to leave out.
+    """
+    named, given = named_leaves(wanted), named_leaves(source)
+    in_head = lambda name: any(re.match(pattern, name.split("/", 1)[-1]) for pattern in head_patterns)
+    if reinit_head:
+        if not any(map(in_head, named)):
+            patterns = ", ".join(head_patterns)
+            raise CheckpointError(f"reinit_head is set, but no leaf of the model matches {patterns}; its last one is {list(named)[-1]}")
+        named = {name: leaf for name, leaf in named.items() if not in_head(name)}
+        given = {name: leaf for name, leaf in given.items() if not in_head(name)}
+    shapes = {name: (tuple(np.shape(leaf)), str(named[name].dtype) if name in named else str(leaf.dtype)) for name, leaf in given.items()}
+    kinds = {name: manifest.leaf(leaf) for name, leaf in named.items()}
+    if problem := manifest.mismatches(kinds, shapes):
+        bad = [name for name in kinds.keys() | shapes.keys() if kinds.get(name) != shapes.get(name)]
+        advice = "; all of it is the head: reinit_head=True starts the head anew" if all(map(in_head, bad)) else ""
+        raise CheckpointError(f"the checkpoint to start from does not fit the model: {problem}{advice}")
+    return arrays.nest({name: np.asarray(given[name]).astype(leaf.dtype, copy=False) for name, leaf in named.items()})
+
+
+def checkpoint_folder(path: str | os.PathLike) -> tuple[pathlib.Path, str | None]:
+    """(folder of checkpoints, step or None) of a workdir, of its folder of checkpoints, or of one checkpoint in it.
+
+    Raises CheckpointError when it is none of these.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
+    if path.name.isdecimal() and path.is_dir():
+        return path.parent, path.name
+    for folder in (path / checkpoint.FOLDER, path):
+        if folder.is_dir() and any(child.name.isdecimal() for child in folder.iterdir()):
+            return folder, None
+    inside = f"its folder {checkpoint.FOLDER!r}, or one of the numbered folders in there"
+    raise CheckpointError(f"{path} holds no checkpoints: it should be a workdir, {inside}")
+
+
+def read_checkpoint_variables(
+    path: str | os.PathLike, which: str | int = "best", *, report: Callable[[str], Any] = print
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """({"params": …, "batch_stats": …} of numpy arrays, meta) of a run of ours; the averaged ones (`extra["ema"]`) where it has them.
+
+    `meta` is what was saved and "checksum", the manifest's own, which changes with any byte of the checkpoint.
+
+    Args:
+      path: a workdir, its folder of checkpoints, or one checkpoint, which then is the one taken.
+      which: "best" (the last where no metric was recorded), "last", or a step.
+
+    Raises:
+      CheckpointError: nothing there, or nothing whole.
+    """
+    folder, step = checkpoint_folder(path)
+    checkpoints = checkpoint.Checkpoints(folder, read_only=True, report=report)
+    chosen = checkpoints.choose(step or which)
+    if chosen is None:
+        raise CheckpointError(f"{folder} holds no checkpoints")
+    state, meta = checkpoints.restore(None, chosen, only=("params", "extra"))
+    meta = {**meta, "checksum": manifest.read(folder / str(chosen))["checksum"]}
+    extra = state.get("extra", {})
+    source = extra["ema"] if "params" in extra.get("ema", {}) else {"params": state["params"], **extra}
+    return {name: source[name] for name in ("params", "batch_stats") if name in source}, meta
