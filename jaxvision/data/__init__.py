@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxvision.data.decode import Decode
+from jaxvision.data.folder import TEST_SHARE, files_source
 from jaxvision.data.source import ArraySource, Source, Unreadable
 from jaxvision.data.stream import EvalStream, TrainStream
 from jaxvision.errors import ConfigError, nearest
 
-__all__ = ["SOURCES", "ArraySource", "Decode", "EvalStream", "Source", "TrainStream", "Unreadable", "open_source"]
+__all__ = ["SOURCES", "ArraySource", "Decode", "EvalStream", "Source", "TrainStream", "Unreadable", "files_source", "open_source"]
 
 
 def _of(module: str, function: str) -> Callable[..., Source]:
@@ -31,10 +32,18 @@ def _shapes(data: Mapping[str, Any], split: str, seed: int) -> Source:
     )
 
 
+def _share(data: Mapping[str, Any]) -> float:
+    share = data.get("test_share", None)
+    return TEST_SHARE if share is None else float(share)
+
+
 # name -> opener(config.data, the source's own name of the split, seed)
 SOURCES: dict[str, Callable[[Mapping[str, Any], str, int], Source]] = {
     "digits": lambda data, split, seed: _of("digits", "open_digits")(split),
     "shapes": _shapes,
+    "folder": lambda data, split, seed: _of("folder", "open_folder")(data.get("path", None), split, _share(data), seed),
+    "arrayrecord": lambda data, split, seed: _of("arrayrecord", "open_arrayrecord")(data.get("path", None), split),
+    "tfds": lambda data, split, seed: _of("tfds", "open_tfds")(data.get("name", None), data.get("path", None), split),
     "idx": lambda data, split, seed: _of("idx", "open_idx")(data.get("path", None), split),
 }
 

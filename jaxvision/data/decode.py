@@ -1,8 +1,9 @@
 """From a record to arrays of one size: decode, crop and resize on the host, in uint8.
 
 Training draws a random resized crop (Szegedy et al., "Going Deeper with Convolutions", arXiv:1409.4842, section 6). A JPEG is decoded at 1/2, 1/4
-or 1/8 of its size where the crop is then still at least as large as the target: an inverse DCT of fewer coefficients. Evaluation decodes in full, resizes the shorter side to size / eval_crop and cuts the centre, exactly as timm and torchvision do, so
-that figures compare. Boxes and masks follow the same geometry. EXIF orientation is not applied, as it was not when the published weights were trained.
+or 1/8 of its size where the crop is then still at least as large as the target: an inverse DCT of fewer coefficients. Evaluation decodes in full,
+resizes the shorter side to size / eval_crop and cuts the centre, exactly as timm and torchvision do, so that figures compare. Boxes and masks follow
+the same geometry. EXIF orientation is not applied, as it was not when the published weights were trained.
 """
 
 import dataclasses
@@ -114,6 +115,15 @@ def _open(image: Any) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
         raise DataError(f"a decoded picture of shape {array.shape} and type {array.dtype} cannot be resized; expected uint8 with 1, 3 or 4 channels")
     return Image.fromarray(array)
+
+
+def picture_size(image: bytes, name: str) -> tuple[int, int]:
+    """(height, width) in pixels, from the header alone. Raises Unreadable."""
+    try:
+        picture = Image.open(io.BytesIO(image))
+    except _DAMAGE as error:
+        raise Unreadable(f"{name} cannot be decoded: {error}") from error
+    return picture.height, picture.width
 
 
 def _training(picture: Image.Image, image: Decode, box: tuple[int, int, int, int], draft: bool) -> np.ndarray:

@@ -129,8 +129,8 @@ class _Stream:
                 raise DataError(f"{why}; data.corrupt='skip' leaves such records out and counts them")
             self.skipped[name] = why
             self.skipped_count += 1
-        # Plain arrays: those of worker processes are views of shared memory that they keep alive.
-        return {key: np.asarray(value) for key, value in made["batch"].items()}
+        # Arrays of worker processes lie in shared memory, which is given back here rather than whenever the caller drops the batch.
+        return {key: np.array(value) for key, value in made["batch"].items()} if self.workers else made["batch"]
 
     def close(self) -> None:
         """Ends threads and worker processes. The stream may be used again; it then starts them anew."""
@@ -151,7 +151,7 @@ class TrainStream(_Stream):
       epoch_shuffle: False walks the source in its own order.
       process_index, process_count: which rows are this process's.
       workers: processes that read; None chooses (none for sources in memory). No effect on the batches.
-      prefetch: batches read ahead (by each worker).
+      prefetch: batches read ahead.
       corrupt: "error" or "skip".
 
     Iterating gives dicts of arrays with `index` (B,) int32, the example's number in the source, and `valid` (B,) bool.

@@ -52,8 +52,9 @@ def read_ahead(load: Callable[[int], Any], workers: int, prefetch: int) -> Itera
     Args:
       load: a picklable function of the batch number.
       workers: processes; 0 reads in a thread of this process.
-      prefetch: batches made ahead, by each worker.
+      prefetch: batches made ahead, together; each worker is at least one ahead.
     """
+    import absl.flags
     import grain  # 1.7 s, and sources in memory do without
 
     if workers < 0 or prefetch < 1:
@@ -61,6 +62,8 @@ def read_ahead(load: Callable[[int], Any], workers: int, prefetch: int) -> Itera
     batches = grain.MapDataset.range(_ENDLESS).map(load)
     if not workers:
         return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
+    if not absl.flags.FLAGS.is_parsed():  # grain looks up its own flags before it starts a worker; in a notebook nobody has parsed any
+        absl.flags.FLAGS.mark_as_parsed()
     inside = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=-(-prefetch // workers))
     return iter(inside.mp_prefetch(options, worker_init_fn=_start_worker))
