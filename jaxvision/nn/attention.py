@@ -40,6 +40,7 @@ class Attention(nn.Module):
     kernel_init: Callable = nn.initializers.xavier_uniform()
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    proj_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], bias: Float[Array, "#b #n t t"] | None = None, *, train: bool = False):
@@ -52,5 +53,6 @@ class Attention(nn.Module):
         q, k, v = jnp.moveaxis(qkv.reshape(b, t, 3, self.heads, dim // self.heads), 2, 0)
         tap(self, "weights", lambda: attention_weights(q, k, bias))
         y = dot_product_attention(q, k, v, bias).reshape(b, t, dim)
-        y = nn.Dense(dim, kernel_init=self.kernel_init, dtype=self.dtype, param_dtype=self.param_dtype, name="proj")(y)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        y = nn.Dense(dim, use_bias=self.proj_bias, kernel_init=self.kernel_init, **dtypes, name="proj")(y)
         return nn.Dropout(self.dropout)(y, deterministic=not train)
