@@ -87,19 +87,19 @@ def cut_back(path: str | os.PathLike, step: int) -> dict | None:
 
 
 class JsonLines:
-    """metrics.jsonl, a line a write, each flushed; pictures as figures/<name>_<step>.png. Adds `seconds`, the run's own time up to the line,
-    earlier attempts that were kept included, where the caller gives none."""
+    """metrics.jsonl, a line a write; pictures as figures/<name>_<step>.png. Adds `seconds`, the run's own time up to the line, earlier attempts
+    that were kept included, where the caller gives none. The file is opened for each line: a mounted bucket stores it only when it is closed."""
 
     def __init__(self, workdir: pathlib.Path, config: Mapping, resume_step: int | None):
-        path = workdir / METRICS
-        last = cut_back(path, -1 if resume_step is None else resume_step)
+        self._path = workdir / METRICS
+        last = cut_back(self._path, -1 if resume_step is None else resume_step)
         self._began = time.monotonic() - float((last or {}).get("seconds", 0.0))
         self._figures = workdir / "figures"
-        self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, float | str]) -> None:
         seconds = {} if "seconds" in metrics else {"seconds": round(time.monotonic() - self._began, 3)}
-        self._file.write(encode_line(step, {**metrics, **seconds}))
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(encode_line(step, {**metrics, **seconds}))
 
     def figure(self, step: int, name: str, array: UInt8[np.ndarray, "h w c"]) -> None:
         from PIL import Image
@@ -109,7 +109,7 @@ class JsonLines:
         Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(path)
 
     def close(self) -> None:
-        self._file.close()
+        """Nothing is open between two lines."""
 
 
 class TensorBoard:
