@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxvision import models, optim
-from jaxvision.augment import make_augment
+from jaxvision.augment.normalize import normalize
+from jaxvision.augment.pipeline import make_augment
 from jaxvision.errors import ConfigError
 from jaxvision.models.registry import variant_of
 from jaxvision.tasks.state import TrainState
@@ -107,11 +108,10 @@ class Task:
         self.constants = input_constants(config, problem.channels)
         self.augment = make_augment(config.augment, mean=self.constants["mean"], std=self.constants["std"])
         self.model = self.build()
-        self.rule = optim.make_rule(config.optim)
         if config.optim.groups > 1 and config.model.get("norm_groups", None) == 1:
             raise ConfigError("model.norm_groups=1 beside optim.groups > 1: batch norm is per group there; leave norm_groups out")
         self.players = self.make_players()
-        self.transforms, self.schedules = {}, {}
+        self.transforms, self.schedules, self.rules = {}, {}, {}
         for player in self.players:
             section = self._optim_section(player)
             known = dict(
@@ -121,6 +121,7 @@ class Task:
             )
             self.transforms[player.name] = optim.make_optimizer(section, **known)
             self.schedules[player.name] = optim.make_schedule(section, **known)
+            self.rules[player.name] = optim.make_rule(section, **known)
 
     def _optim_section(self, player: Player) -> Any:
         own = {} if player.optim == "optim" else self.config.optim[player.optim]
@@ -153,7 +154,7 @@ class Task:
             batch["image"] = self.augment.image(key, batch["image"], row)
             batch["weight"] = valid / jnp.maximum(valid.mean(), 1e-9)
         else:
-            batch["image"] = self.augment.normalize(batch["image"])
+            batch["image"] = normalize(batch["image"], self.constants["mean"], self.constants["std"])
             batch["weight"] = valid
         return batch
 
@@ -245,7 +246,7 @@ class Task:
             return value.astype(jnp.float32), {"metrics": {}, "extra": {}, "outputs": {}, **aux}
 
         grad_fn = accumulate(jax.value_and_grad(loss, has_aux=True), self.config.optim.accumulate)
-        (value, aux), grads = self.rule(grad_fn, mine, batch, key, state.step, groups=self.config.optim.groups)
+        (value, aux), grads = self.rules[player.name](grad_fn, mine, batch, key, state.step, groups=self.config.optim.groups)
         norm = optax.global_norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         if (limit := self._optim_section(player).clip) is not None:

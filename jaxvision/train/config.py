@@ -55,6 +55,9 @@ DEFAULTS: dict[str, Any] = {
         "channels": None,  # None: as many as the model's mean has
         "mean": None,  # None: the model's own
         "std": None,
+        "count": 2048,  # of procedural pictures
+        "size": (64, 64),  # of procedural pictures
+        "max_boxes": None,
     },
     "augment": {},
     "optim": {

@@ -6,8 +6,12 @@ from typing import Any
 
 from jaxvision import interop
 from jaxvision.errors import CheckpointError, ConfigError, nearest
-from jaxvision.tasks.base import build_model
+from jaxvision.tasks.base import Task, build_model
+from jaxvision.train.config import complete
 from jaxvision.train.init_from import load_into, read_checkpoint_variables
+
+# What of a frozen network's checkpoint is told to the task and noted in the run's own checkpoints.
+NOTED = ("config", "classes", "channels", "constants", "step", "checksum")
 
 
 def resolve(source: str, roots: Mapping[str, pathlib.Path]) -> pathlib.Path:
@@ -23,23 +27,30 @@ def resolve(source: str, roots: Mapping[str, pathlib.Path]) -> pathlib.Path:
     return path
 
 
-def load_given(config: Any, roots: Mapping[str, pathlib.Path]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({"params", "extra", "frozen"} for `Task.init`, {"init_from": …, "frozen": {name: meta}} for the checkpoint's own record)."""
-    given: dict[str, Any] = {}
-    record: dict[str, Any] = {"init_from": config.init_from, "frozen": {}}
-    if config.init_from:
-        variables = _init_variables(config, resolve(config.init_from, roots))
-        given["params"] = variables.pop("params")
-        given["extra"] = variables
+def load_frozen(config: Any, roots: Mapping[str, pathlib.Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """({name: variables}, {name: what is noted of its checkpoint}) of config.frozen. A section's other keys are the task's."""
+    variables, record = {}, {}
     for name, section in config.frozen.items():
-        variables, meta = read_checkpoint_variables(resolve(section.source, roots))
-        given.setdefault("frozen", {})[name] = variables
-        record["frozen"][name] = {key: meta[key] for key in ("config", "classes", "constants", "step", "checksum") if key in meta}
-    return given, record
+        if "source" not in section:
+            raise ConfigError(f"frozen.{name} has no source; give --config.frozen.{name}.source=WORKDIR")
+        variables[name], meta = read_checkpoint_variables(resolve(section.source, roots))
+        record[name] = {key: meta[key] for key in NOTED if key in meta}
+    return variables, record
 
 
-def _init_variables(config: Any, path: pathlib.Path) -> dict[str, Any]:
+def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """{"params": …, "extra": …} for `Task.init` of config.init_from, fitted to `wanted` (shapes of the task's variables).
+
+    A workdir's leaves that depend on the image size are resized as its model file declares. A file (timm's, PyTorch's, npz) is read by the
+    model's checkpoint rules. Raises CheckpointError that names what does not fit.
+    """
+    path = resolve(config.init_from, roots)
     if path.is_file():
-        return interop.read_variables(build_model(config, num_classes=1000), path, reinit_head=config.reinit_head)
-    variables, meta = read_checkpoint_variables(path)
-    return load_into(config, variables, meta, reinit_head=config.reinit_head)
+        variables = interop.load_pretrained(task.model, path, reinit_head=config.reinit_head)
+    else:
+        variables, meta = read_checkpoint_variables(path)
+        old = complete(meta["config"])
+        if tuple(old.image_size) != tuple(config.image_size) and old.model.name == config.model.name:
+            variables = interop.resize_variables(variables, build_model(old, num_classes=len(meta["classes"])), task.model)
+        variables = load_into(wanted, variables, reinit_head=config.reinit_head)
+    return {"params": variables["params"], "extra": {name: tree for name, tree in variables.items() if name != "params"}}

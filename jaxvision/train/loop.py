@@ -10,14 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvision.data import describe_skipped
 from jaxvision.errors import ConfigError, NonFiniteError
 from jaxvision.train import figures
 from jaxvision.train.checkpoint import Checkpoints, describe_changes
 from jaxvision.train.config import config_json, plain
 from jaxvision.train.evaluate import evaluate
 from jaxvision.train.feed import Feed
-from jaxvision.train.given import load_given
 from jaxvision.train.mesh import batch_sharding
 from jaxvision.train.progress import Progress
 from jaxvision.train.setup import Executables, Setup, prepare_workdir, set_up
@@ -58,12 +56,6 @@ def train(
     workdir = prepare_workdir(workdir)
     main_process = jax.process_index() == 0
     say = report if main_process else (lambda line: None)
-    given, sources_of_given = load_given(config, roots or {})
-    setup = set_up(config, given=given, frozen_meta=sources_of_given["frozen"])
-    executables = Executables(setup)
-    total, task = setup.total_steps, setup.task
-    eval_every = config.eval_every or max(1, round(setup.problem.steps_per_epoch))
-    save_every = config.checkpoint.every or eval_every
     kept = config.checkpoint
     checkpoints = Checkpoints(
         workdir / "checkpoints",
@@ -73,6 +65,11 @@ def train(
         best_mode=kept.mode,
         report=say,
     )
+    setup = set_up(config, roots=roots, fresh=not checkpoints.steps())
+    executables = Executables(setup)
+    total, task = setup.total_steps, setup.task
+    eval_every = config.eval_every or max(1, round(setup.problem.steps_per_epoch))
+    save_every = config.checkpoint.every or eval_every
     with jax.set_mesh(setup.mesh), GracefulStop() as stop:
         restored = checkpoints.restore(executables.like())
         carry, frozen = _start(executables, restored)
@@ -123,7 +120,7 @@ def train(
                         "channels": setup.problem.channels,
                         "constants": plain(task.constants),
                         "data": setup.sources["train"].fingerprint,
-                        "given": sources_of_given,
+                        "frozen": dict(setup.problem.frozen),
                         "skipped_steps": skipped,
                         "seconds": seconds + time.monotonic() - began,
                     },
@@ -146,7 +143,7 @@ def train(
                         trace = step + profile[1]
                     item = next(feed)
                     static = task.static(step)
-                    carry, vector = executables.train_step(carry, frozen, item.arrays, layout=item.layout, static=static)
+                    carry, vector = executables.train_step(carry, frozen, item.arrays, item.layout, static)
                     recent.append((step, item.index, static, vector))
                     if len(recent) > AHEAD:
                         recent[-AHEAD][3].block_until_ready()
@@ -170,8 +167,7 @@ def train(
                         raise Stopped(done)
             checkpoints.wait()
             if feed is not None:
-                for line in describe_skipped(feed.stream):
-                    say(line)
+                report_skipped(feed.stream, report)
             if main_process:
                 draw(workdir, tables, setup.problem.classes)
         finally:
@@ -243,6 +239,13 @@ def draw(workdir: pathlib.Path, tables: Mapping[str, np.ndarray], classes: tuple
     for name, table in tables.items():
         if name.endswith("confusion"):
             figures.confusion(table, classes, workdir / "confusion.png")
+
+
+def report_skipped(stream: Any, report: Callable[[str], None]) -> None:
+    """Says which records this process could not read and left out."""
+    if stream.skipped:
+        shown = "; ".join(list(stream.skipped.values())[:3]) + ("; …" if len(stream.skipped) > 3 else "")
+        report(f"{len(stream.skipped)} unreadable records left out, {stream.skipped_count} times: {shown}")
 
 
 def summary(metrics: Mapping[str, float]) -> str:

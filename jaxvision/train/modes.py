@@ -14,8 +14,7 @@ from jaxvision.train.checkpoint import Checkpoints
 from jaxvision.train.config import read_config, with_changes
 from jaxvision.train.evaluate import evaluate as evaluate_run
 from jaxvision.train.feed import Feed
-from jaxvision.train.given import load_given
-from jaxvision.train.loop import summary
+from jaxvision.train.loop import report_skipped, summary
 from jaxvision.train.mesh import batch_sharding
 from jaxvision.train.predictions import Predictions
 from jaxvision.train.progress import Progress
@@ -24,9 +23,8 @@ from jaxvision.train.stages import stage_configs, stage_folder
 
 
 def _restore(executables: Executables, folder: pathlib.Path, checkpoint: str | int) -> tuple[Any, Any, dict]:
-    checkpoints = Checkpoints(folder / "checkpoints", report=print)
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     restored = checkpoints.restore(executables.like(), checkpoint)
-    checkpoints.close()
     if restored is None:
         raise CheckpointError(f"{folder}/checkpoints holds no complete checkpoint; train there first")
     carry, meta = restored
@@ -48,8 +46,7 @@ def evaluate(
     """
     config = _own_config(config, workdir)
     folder, config = stage_folder(config, workdir, stage)
-    given, record = load_given(with_changes(config, {"init_from": ""}), _roots(config, workdir))
-    setup = set_up(config, given=given, frozen_meta=record["frozen"])
+    setup = set_up(config, roots=_roots(config, workdir), fresh=False)
     executables = Executables(setup)
     with jax.set_mesh(setup.mesh):
         carry, frozen, meta = _restore(executables, folder, checkpoint)
@@ -78,9 +75,10 @@ def predict(
     """
     config = _own_config(config, workdir)
     folder, config = stage_folder(config, workdir, stage)
-    checkpoints = Checkpoints(folder / "checkpoints", report=report)
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True, report=report)
     meta = checkpoints.read_meta(checkpoint)
-    checkpoints.close()
+    if meta is None:
+        raise CheckpointError(f"{folder}/checkpoints holds no complete checkpoint; train there first")
     root = pathlib.Path(inputs)
     if not root.exists():
         raise DataError(f"--input={inputs} does not exist; give an image file or a folder of images")
@@ -88,7 +86,6 @@ def predict(
     constants = meta["constants"]
     crop = "resize" if config.data.crop == "none" else config.data.crop
     changes = {
-        "init_from": "",
         "data.crop": crop,
         "data.corrupt": "skip",
         "data.mean": tuple(constants["mean"]),
@@ -99,8 +96,7 @@ def predict(
         "epochs": None,
     }
     config = with_changes(config, changes)
-    given, record = load_given(config, _roots(config, workdir))
-    setup = set_up(config, sources={"test": source}, classes=meta["classes"], given=given, frozen_meta=record["frozen"])
+    setup = set_up(config, sources={"test": source}, classes=meta["classes"], roots=_roots(config, workdir), fresh=False)
     executables = Executables(setup)
     target = pathlib.Path(output) if output is not None else pathlib.Path(workdir) / "predictions"
     # Every process needs the whole loop (collectives); one writes.
@@ -113,15 +109,14 @@ def predict(
         progress = Progress(len(stream), setup.eval_batch_size) if writer is not None else None
         try:
             for step, item in enumerate(feed, 1):
-                outputs = dict(jax.device_get(executables.predict(carry, frozen, item.arrays, layout=item.layout)))
+                outputs = dict(jax.device_get(executables.predict(carry, frozen, item.arrays, item.layout)))
                 index, valid = outputs.pop("index"), outputs.pop("valid")
                 if writer is not None:
                     writer.add([names[i] for i in np.asarray(index)], outputs, np.asarray(valid))
                     progress.update(step, {})
         finally:
             feed.close()
-        for line in data_room.describe_skipped(stream):
-            report(line)
+        report_skipped(stream, report)
         if writer is None:
             return []
         writer.close()

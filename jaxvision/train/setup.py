@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxvision import data as data_room
+from jaxvision.data.subset import limited
 from jaxvision.errors import ConfigError
 from jaxvision.models.registry import variant_of
 from jaxvision.tasks import make_task
@@ -18,6 +19,7 @@ from jaxvision.tasks.base import Problem, Task
 from jaxvision.tasks.state import TrainState
 from jaxvision.train.config import run_length
 from jaxvision.train.feed import Layout, unpack
+from jaxvision.train.given import load_frozen, load_init
 from jaxvision.train.mesh import batch_sharding, check_batch, make_mesh, replicated, state_shardings
 
 
@@ -98,6 +100,7 @@ def make_decode(config: Any, channels: int, crop_share: float) -> Any:
         interpolation=config.data.interpolation,
         eval_crop=crop_share,
         channels=channels,
+        max_boxes=config.data.max_boxes,
     )
 
 
@@ -113,8 +116,8 @@ def set_up(
     *,
     sources: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
-    given: Mapping[str, Any] | None = None,
-    frozen_meta: Mapping[str, Any] | None = None,
+    roots: Mapping[str, pathlib.Path] | None = None,
+    fresh: bool = True,
     devices: Sequence[jax.Device] | None = None,
 ) -> Setup:
     """Builds a run from its complete config; touches data (one record) and devices, computes nothing.
@@ -122,8 +125,8 @@ def set_up(
     Args:
       sources: instead of those that config.data names, for prediction.
       classes: names that a checkpoint carries, instead of the source's.
-      given: parameters and frozen networks for `Task.init`.
-      frozen_meta: {name: meta of its checkpoint}, told to the task.
+      roots: {stage name: folder} that "stage:<name>" refers to.
+      fresh: read config.init_from too; a run that is restored does not need it.
 
     Raises ConfigError, DataError or ModelError, each a line that says what would be right.
     """
@@ -135,10 +138,9 @@ def set_up(
         raise ConfigError("config key 'model.name' is empty; jaxvision.list_models() says what there is")
     variant = variant_of(config.model.name)
     if sources is None:
-        splits = {"train": config.data.train, "test": config.data.test}
-        sources = {split: data_room.open_source(config.data, name, seed=config.seed) for split, name in splits.items()}
+        sources = {split: data_room.open_source(config.data, split, seed=config.seed) for split in ("train", "test")}
         if config.data.limit is not None:
-            sources["train"] = data_room.limited(sources["train"], config.data.limit)
+            sources["train"] = limited(sources["train"], config.data.limit)
     first = next(iter(sources.values()))
     channels = config.data.channels or len(config.data.mean or variant.mean)
     crop_share = config.data.eval_crop if config.data.eval_crop is not None else variant.crop
@@ -146,16 +148,20 @@ def set_up(
     shapes = example_shapes(first, decode, config.batch_size)
     train_size = len(sources["train"]) if "train" in sources else len(first)
     total, per_epoch = run_length(config, train_size)
+    frozen, frozen_record = load_frozen(config, roots or {})
     problem = Problem(
         classes=tuple(classes if classes is not None else first.classes),
         channels=int(shapes["image"].shape[-1]) if "image" in shapes else channels,
         train_size=train_size,
         total_steps=total,
         steps_per_epoch=per_epoch,
-        frozen=dict(frozen_meta or {}),
+        frozen=frozen_record,
     )
     task = make_task(config, problem)
-    given = dict(given or {})
+    given: dict[str, Any] = {"frozen": frozen}
+    if fresh and config.init_from:
+        wanted = jax.eval_shape(lambda: dict(task.init_variables(jax.random.key(0), shapes)))
+        given |= load_init(config, roots or {}, task, wanted)
     with jax.set_mesh(mesh):
         state_shapes = jax.eval_shape(lambda given: task.init(jax.random.key(0), shapes, given), given)
         shardings = state_shardings(state_shapes, mesh, tuple(config.mesh.rules))

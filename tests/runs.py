@@ -1,0 +1,66 @@
+"""Small runs for tests: a ViT of a few thousand parameters on digits."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from jaxvision.train.config import complete
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY = {
+    "steps": 8,
+    "batch_size": 16,
+    "image_size": (8, 8),
+    "log_every": 1,
+    "eval_every": 100,
+    "eval_batch_size": 120,
+    "writers": ("jsonl",),
+    "compilation_cache": "",
+    "mesh": {"data": 1},
+    "model": {"name": "vit_tiny_patch16_224", "patch": 4, "dim": 16, "depth": 1, "heads": 2, "drop_path": 0.2},
+    "data": {"source": "digits", "mean": (0.5,), "std": (0.5,)},
+    "augment": {"pad_crop": 1},
+    "optim": {"lr": 1e-3, "clip": 1.0, "ema": 0.9},
+}
+
+
+def tiny(**changes):
+    """The complete config of a tiny run; changes are {"optim__lr": 0.1} for optim.lr."""
+    tree = {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}
+    for name, value in changes.items():
+        *parents, leaf = name.split("__")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = value
+    if "epochs" in changes:
+        del tree["steps"]
+    return complete(tree)
+
+
+CONFIG = '''
+from ml_collections import ConfigDict
+
+
+def get_config(variant="tiny"):
+    return ConfigDict({tree!r})
+'''
+
+
+def config_file(folder: pathlib.Path) -> pathlib.Path:
+    """TINY as a config file."""
+    path = folder / "tiny.py"
+    path.write_text(CONFIG.format(tree=TINY))
+    return path
+
+
+def command(*words: str, devices: int = 1) -> dict:
+    """Arguments for subprocess: the command line in an interpreter of its own, on the CPU, cheaply compiled."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=1"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    return {"args": [sys.executable, "-m", "jaxvision.main", *map(str, words)], "cwd": ROOT, "env": environment}
+
+
+def run(*words: str, devices: int = 1, timeout: float = 120) -> subprocess.CompletedProcess:
+    return subprocess.run(**command(*words, devices=devices), capture_output=True, text=True, timeout=timeout)
