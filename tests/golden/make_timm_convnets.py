@@ -1,7 +1,7 @@
 """Writes tests/golden/{family}.npz from timm's convolutional networks: python tests/golden/make_timm_convnets.py [family …].
 
 Needs torch and timm, nothing of this library. Weights are not stored: they follow from the names in the state dict (`fill`, the same rule as in
-tests/reference_weights.py), the input from a seed. Kept are the logits and, of each of the last four stage maps, the first eight channels.
+tests/reference_weights.py), the input from a seed. Kept are the logits and, of each of the last four stage maps, eight channels at equal distances.
 """
 
 import functools
@@ -37,6 +37,21 @@ def small_regnet(**settings):
     return regnet.RegNet(regnet.RegNetCfg(depth=6, w0=16, wa=24.0, wm=2.0, se_ratio=0.25, **settings), num_classes=10)
 
 
+def shallow_inception_v4():
+    model = create("inception_v4")
+    kept = (0, 1, 2, 3, 4, 5, 6, 10, 11, 18, 19)
+    model.features = torch.nn.Sequential(*(model.features[i] for i in kept))
+    model.stage_ends = [2, 3, 6, 8, 10]
+    return model
+
+
+def shallow_inception_resnet_v2():
+    model = create("inception_resnet_v2")
+    for run in ("repeat", "repeat_1", "repeat_2"):
+        setattr(model, run, getattr(model, run)[:1])
+    return model
+
+
 FAMILIES = {
     "resnet": {
         "resnet18": ((65, 49), lambda: create("resnet18")),
@@ -64,6 +79,8 @@ FAMILIES = {
             lambda: small_regnet(group_size=8, bottle_ratio=4.0, downsample=None, linear_out=True, num_features=40, act_layer="silu"),
         ),
     },
+    "inception_v4": {"shallow": ((75, 107), shallow_inception_v4)},
+    "inception_resnet": {"shallow_v2": ((110, 81), shallow_inception_resnet_v2)},
 }
 
 
@@ -80,7 +97,7 @@ def run(size, build):
         x = torch.from_numpy(image).permute(0, 3, 1, 2)
         logits = model(x)
         maps = model.forward_intermediates(x, intermediates_only=True)
-    out = {"logits": logits, **{f"stage{i}": m.permute(0, 2, 3, 1)[..., :CHANNELS] for i, m in enumerate(maps[-4:])}}
+    out = {"logits": logits, **{f"stage{i}": m.permute(0, 2, 3, 1)[..., :: m.shape[1] // CHANNELS][..., :CHANNELS] for i, m in enumerate(maps[-4:])}}
     return {"size": np.asarray(size), **{key: value.numpy() for key, value in out.items()}}
 
 
