@@ -135,8 +135,11 @@ def _training(picture: Image.Image, image: Decode, box: tuple[int, int, int, int
         picture.draft(None, (math.ceil(width * image.image_size[1] / w), math.ceil(height * image.image_size[0] / h)))
     y, x = picture.height / height, picture.width / width
     corners = (left * x, top * y, min((left + w) * x, picture.width), min((top + h) * y, picture.height))
-    picture = _convert(picture, image.channels)
-    return np.asarray(picture.resize(image.image_size[::-1], FILTERS[image.interpolation], box=corners))
+    # Cut first: `resize` with a box alone would let the filter reach over the edges of the crop.
+    around = (math.floor(corners[0]), math.floor(corners[1]), math.ceil(corners[2]), math.ceil(corners[3]))
+    inner = (corners[0] - around[0], corners[1] - around[1], corners[2] - around[0], corners[3] - around[1])
+    picture = _convert(picture.crop(around), image.channels)
+    return np.asarray(picture.resize(image.image_size[::-1], FILTERS[image.interpolation], box=inner))
 
 
 def decode(record: Mapping[str, Any], image: Decode, name: str, randoms: np.ndarray | None = None, *, draft: bool = True) -> dict[str, Any]:
@@ -164,9 +167,10 @@ def decode(record: Mapping[str, Any], image: Decode, name: str, randoms: np.ndar
             factor = max(math.floor(H / image.eval_crop) / height, math.floor(W / image.eval_crop) / width)
             rows, columns = (max(full, int(side * factor + 1e-6)) for side, full in ((height, H), (width, W)))
             top, left = round((rows - H) / 2), round((columns - W) / 2)
+            where = Geometry(top * height / rows, left * width / columns, height / rows, width / columns)
+            # All of it is resized and then cut: the other way round a pixel in a thousand is off by one from what timm sees.
             resized = _convert(picture, image.channels).resize((columns, rows), FILTERS[image.interpolation])
             pixels = np.asarray(resized.crop((left, top, left + W, top + H)))
-            where = Geometry(top * height / rows, left * width / columns, height / rows, width / columns)
         else:
             box = random_box(height, width, image.scale, image.ratio, randoms) if image.crop == "random_resized" else (0, 0, height, width)
             pixels = _training(picture, image, box, draft and randoms is not None)
