@@ -3,7 +3,7 @@
 #
 #     launch/tpu_vm.sh create  NAME --zone=us-west4-a --type=v5litepod-16 [--spot] [--version=v2-alpha-tpuv5-lite]
 #     launch/tpu_vm.sh install NAME --zone=… [--bucket=BUCKET]        # the committed files, in a fresh environment, on every worker
-#     launch/tpu_vm.sh run     NAME --zone=… -- --config=configs/vit.py:small --workdir=/mnt/jaxvision/vit
+#     launch/tpu_vm.sh run     NAME --zone=… -- --config=configs/vit.py:s16,imagenet2012 --workdir=/mnt/jaxvision/vit
 #     launch/tpu_vm.sh fetch   NAME --zone=… --bucket=BUCKET --from=vit --to=runs/vit
 #     launch/tpu_vm.sh delete  NAME --zone=…
 #     launch/tpu_vm.sh train   NAME …                                 # create, install and run; after a preemption all of it again

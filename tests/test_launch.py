@@ -247,3 +247,4 @@ def test_gke_hosts_and_chips_fill_the_topology():
     chips = pod["containers"][0]["resources"]["limits"]["google.com/tpu"]
     assert job["parallelism"] == job["completions"] and job["completions"] * chips == across * down
     assert "--distributed" in pod["containers"][0]["command"]
+    assert [argument.split("=")[0] for argument in pod["containers"][0]["args"]] == ["--config", "--workdir"]

@@ -52,6 +52,7 @@ def _bare(axes) -> None:
     axes.grid(True, color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8, color="#888888")
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _save(figure, path: str | os.PathLike) -> pathlib.Path:
@@ -85,7 +86,7 @@ def curves(workdir: str | os.PathLike, path: str | os.PathLike | None = None) ->
     others = sorted({split for splits in series.values() for split in splits if split and split not in _COLOURS})
     colours = _COLOURS | {"": "#555555"} | {split: _OTHER_COLOURS[i % len(_OTHER_COLOURS)] for i, split in enumerate(others)}
     every_step = np.concatenate([steps for splits in series.values() for steps, _ in splits.values()])
-    margin = 0.02 * max(np.ptp(every_step), 1)
+    margin = max(0.02 * np.ptp(every_step), 1)
     for position, quantity in enumerate(shown):
         axes = figure.add_subplot(rows, columns, position + 1)
         _bare(axes)

@@ -64,10 +64,11 @@ class Progress:
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Notes that `step` steps are done. `metrics` may be any; the last seen loss and accuracy are shown ("train/loss", "test/accuracy" …)."""
         now = self._clock()
-        if len(self._marks) == 2 and not self._compiled:
-            self._marks.popleft()
-            self._compiled = True
-        self._marks.append((now, step))
+        if step > self._marks[-1][1]:
+            if len(self._marks) == 2 and not self._compiled:
+                self._marks.popleft()
+                self._compiled = True
+            self._marks.append((now, step))
         for name, value in metrics.items():
             if name.rsplit("/", 1)[-1] in _SHOWN:
                 self._shown[name.removeprefix("train/")] = float(value)
@@ -75,7 +76,11 @@ class Progress:
         if step < self._total and now - self._shown_at < (0.1 if self._terminal else self._every):
             return
         self._shown_at = now
-        self._show(self.line(), last=step >= self._total)
+        if self._terminal:
+            self._stream.write("\r" + self.line()[: shutil.get_terminal_size().columns - 1] + "\x1b[K")
+        else:
+            self._stream.write(self.line() + "\n")
+        self._stream.flush()
 
     def line(self) -> str:
         """The line as it stands: "step 300/1000 30 % | 12.5 steps/s | 800 images/s | loss 0.412 | accuracy 0.871 | ETA 0:56"."""
@@ -84,23 +89,16 @@ class Progress:
         rate = (step - from_step) / (now - before) if now > before else 0.0
         if rate > 0:
             parts += [f"{_short(rate)} steps/s", f"{_short(rate * self._batch_size)} images/s"]
-        parts += [f"{name} {value:.4g}" for name, value in self._shown.items()]
+        order = sorted(self._shown, key=lambda name: ("/" in name, not name.endswith("loss")))  # of training first, the loss before the accuracy
+        parts += [f"{name} {self._shown[name]:.4g}" for name in order]
         if step >= self._total:
-            parts.append(f"took {duration(now - self._began)}")
+            parts.append(f"took {duration(self._clock() - self._began)}")
         elif rate > 0:
             parts.append(f"ETA {duration((self._total - step) / rate)}")
         return " | ".join(parts)
 
-    def _show(self, line: str, last: bool) -> None:
-        if self._terminal:
-            line = "\r" + line[: shutil.get_terminal_size().columns - 1] + "\x1b[K" + ("\n" if last else "")
-        else:
-            line += "\n"
-        self._stream.write(line)
-        self._stream.flush()
-
     def close(self) -> None:
-        """Ends the rewritten line of a run that stopped early, so that what is printed next starts on its own line."""
-        if self._terminal and self._marks[-1][1] < self._total and self._shown_at > -float("inf"):
+        """Ends the rewritten line, so that what is printed next starts on its own."""
+        if self._terminal and self._shown_at > -float("inf"):
             self._stream.write("\n")
             self._stream.flush()

@@ -16,7 +16,7 @@ def paced(stream, updates, *, total=100, start=0, compile_seconds=30.0, pace=2.0
     progress = Progress(total, 32, start, stream=stream, clock=lambda: now[0])
     for i in range(1, updates + 1):
         now[0] += every / pace + (compile_seconds if i == 1 else 0.0)
-        progress.update(start + i * every, {"train/loss": 1 / i, "train/accuracy": 0.5, "test/accuracy": 0.25, "lr": 1e-3})
+        progress.update(start + i * every, {"train/accuracy": 0.5, "train/loss": 1 / i, "test/accuracy": 0.25, "lr": 1e-3})
     if close:
         progress.close()
     return progress
@@ -45,16 +45,22 @@ def test_off_a_terminal_a_line_appears_at_most_every_ten_seconds_and_at_the_end(
     assert lines[-1].startswith("step 1000/1000 100 %") and lines[-1].endswith("took 1:40")
 
 
+def test_an_evaluation_at_the_same_step_leaves_the_rate_alone():
+    progress = paced(io.StringIO(), 5)
+    progress.update(50, {"test/accuracy": 0.75})
+    assert progress.line() == "step 50/100 50 % | 2 steps/s | 64 images/s | loss 0.2 | accuracy 0.5 | test/accuracy 0.75 | ETA 25 s"
+
+
 def test_on_a_terminal_one_line_is_rewritten_and_ended_once(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     stream = Terminal()
-    paced(stream, 10)
+    paced(stream, 10, close=True)
     text = stream.getvalue()
     assert text.count("\n") == 1 and text.endswith("\n") and text.count("\r") == 10
     assert all(len(part.split("\x1b")[0]) < 60 for part in text.split("\r"))
-    stopped = Terminal()
-    paced(stopped, 3, close=True)
-    assert stopped.getvalue().count("\n") == 1
+    silent = Terminal()
+    paced(silent, 0, close=True)
+    assert silent.getvalue() == ""
 
 
 def test_durations_read_like_a_clock():
