@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxvision.nn.taps import tap
+
 gelu = functools.partial(nn.gelu, approximate=False)
 gelu_tanh = functools.partial(nn.gelu, approximate=True)
 ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": nn.relu, "silu": nn.silu}
@@ -36,7 +38,9 @@ class Mlp(nn.Module):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )
-        y = self.activation(dense(self.hidden, name="fc1")(x))
+        y = dense(self.hidden, name="fc1")(x)
+        tap(self, "pre_activation", lambda: y)
+        y = self.activation(y)
         y = nn.Dropout(self.dropout)(y, deterministic=not train)
         y = dense(self.out or x.shape[-1], name="fc2")(y)
         return nn.Dropout(self.dropout)(y, deterministic=not train)

@@ -13,7 +13,7 @@ import jax
 import optax
 
 from jaxvision.errors import ConfigError, nearest
-from jaxvision.optim.layers import is_frozen, layer_scale
+from jaxvision.optim.layers import is_frozen, is_stacked, layer_shares
 from jaxvision.optim.schedules import make_schedule
 from jaxvision.optim.settings import check_keys, choose, number, patterns, setting
 from jaxvision.trees import map_named, named_leaves
@@ -68,7 +68,7 @@ def adabelief(parts: Parts) -> optax.GradientTransformation:
 
 
 def adan(parts: Parts) -> optax.GradientTransformation:
-    """Xie et al. 2022, arXiv 2208.06677; b1, b2, b3 are shares kept, as everywhere here."""
+    """Xie et al. 2022, arXiv 2208.06677; b1, b2, b3 are shares kept, as everywhere here; eps stands outside the root alone, as published."""
     direction = optax.scale_by_adan(parts.get("b1", 0.98), parts.get("b2", 0.92), parts.get("b3", 0.99), parts.get("eps", 1e-8))
     return optax.chain(direction, parts.decay, parts.scale)
 
@@ -159,21 +159,21 @@ OPTIMIZERS: dict[str, Callable[[Parts], optax.GradientTransformation]] = {
 
 
 def decay_mask(params: Any, no_decay: tuple[str, ...] = NO_DECAY, decay_1d: bool = False) -> Any:
-    """A tree of bools: which leaves decay. Not those of at most one axis (unless `decay_1d`), nor those whose name one of `no_decay` finds."""
-    return map_named(lambda name, leaf: (decay_1d or leaf.ndim > 1) and not any(re.search(pattern, name) for pattern in no_decay), params)
+    """A tree of bools: which leaves decay.
+
+    Not those of at most one axis (unless `decay_1d`; an axis that stacks blocks is none), nor those whose name one of `no_decay` finds.
+    """
+    large = lambda name, leaf: decay_1d or leaf.ndim - is_stacked(name) > 1
+    return map_named(lambda name, leaf: large(name, leaf) and not any(re.search(pattern, name) for pattern in no_decay), params)
 
 
 def _scale_by_layer(decay: float) -> optax.GradientTransformation:
-    def scale(tree):
-        names = tuple(named_leaves(tree))
-        return map_named(lambda name, leaf: layer_scale(name, names, decay), tree)
-
     def init(params):
-        scale(params)  # a network without blocks is an error before the first step
+        layer_shares(params, decay)  # a network without blocks is an error before the first step
         return optax.EmptyState()
 
     def update(updates, state, params=None):
-        return jax.tree.map(lambda update, share: update * share, updates, scale(updates)), state
+        return jax.tree.map(lambda update, share: update * share, updates, layer_shares(updates, decay)), state
 
     return optax.GradientTransformation(init, update)
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxvision.errors import ConfigError
@@ -102,7 +104,8 @@ def _wsd(run: Run) -> Schedule:
 def _rsqrt(run: Run) -> Schedule:
     """lr / sqrt(1 + t / timescale), then linear to lr_end over `cooldown`, by default none (Zhai et al. 2022, arXiv 2106.04560)."""
     timescale = number(run.config, "timescale", least=1)
-    return _cool_down(run, lambda step: run.peak * (1 + step / timescale) ** -0.5, 0)
+    # During warm-up the joined schedule evaluates this one too, before its beginning.
+    return _cool_down(run, lambda step: run.peak * jax.lax.rsqrt(1 + jnp.maximum(step, 0.0) / timescale), 0)
 
 
 SCHEDULES: dict[str, Callable[[Run], Schedule]] = {
