@@ -67,7 +67,7 @@ _TABLE = """
     CAS-ViT: Convolutional Additive Self-attention Vision Transformers for Efficient Mobile Applications
 44 svt 2311.01310 models/svt.py
     Scattering Vision Transformer: Spectral Mixing Matters
-45 fast_scaling 2103.06877 models/regnet.py models/efficientnet.py search/scaling.py
+45 fast_scaling 2103.06877 models/scaling.py models/regnet.py models/efficientnet.py
     Fast and Accurate Model Scaling
 56 cvt 2103.15808 models/cvt.py
     CvT: Introducing Convolutions to Vision Transformers
@@ -81,7 +81,7 @@ _TABLE = """
     Adaptive Token Sampling For Efficient Vision Transformers
 67 poincare_resnet 2303.14027 nn/poincare.py models/poincare_resnet.py
     Poincaré ResNet
-69 metaformer 2111.11418 models/metaformer.py
+69 metaformer 2111.11418 models/metaformer.py models/token_mixers.py
     MetaFormer Is Actually What You Need for Vision
 77 meta_spikeformer 2404.03663 nn/spiking.py models/meta_spikeformer.py
     Spike-driven Transformer V2: Meta Spiking Neural Network Architecture Inspiring the Design of Next-generation Neuromorphic Chips
