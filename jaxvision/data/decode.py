@@ -126,13 +126,21 @@ def picture_size(image: bytes, name: str) -> tuple[int, int]:
     return picture.height, picture.width
 
 
+def decode_coarsely(picture: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]) -> None:
+    """Has an opened, not yet decoded JPEG decoded at the coarsest of 1, 1/2, 1/4, 1/8 at which the crop `box` is not below `size`, (H, W).
+
+    Other formats stay as they are.
+    """
+    _, _, h, w = box
+    picture.draft(None, (math.ceil(picture.width * size[1] / w), math.ceil(picture.height * size[0] / h)))
+
+
 def _training(picture: Image.Image, image: Decode, box: tuple[int, int, int, int], draft: bool) -> np.ndarray:
     """Crop `box` = (top, left, height, width) and resize it, decoding a JPEG no finer than that needs."""
     top, left, h, w = box
     height, width = picture.height, picture.width
     if draft:
-        # Pillow takes the coarsest of 1, 1/2, 1/4, 1/8 that is not below the asked size; no effect on other formats.
-        picture.draft(None, (math.ceil(width * image.image_size[1] / w), math.ceil(height * image.image_size[0] / h)))
+        decode_coarsely(picture, box, image.image_size)
     y, x = picture.height / height, picture.width / width
     corners = (left * x, top * y, min((left + w) * x, picture.width), min((top + h) * y, picture.height))
     # Cut first: `resize` with a box alone would let the filter reach over the edges of the crop.
