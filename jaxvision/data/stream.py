@@ -68,19 +68,19 @@ class _Loader:
         valid = np.zeros(self.rows, bool)
         valid[good] = True
         if not len(good):
-            records, good = [self._any_readable(draws[0], int(examples[0]))], np.zeros(1, int)
+            records, good = [self._any_readable(draws[0], int(examples[0]), failed)], np.zeros(1, int)
         near = good[np.abs(np.arange(self.rows)[:, None] - good).argmin(axis=1)]
         arrays = self._stack([records[row] for row in near], examples)
         return {"batch": arrays | {"index": examples.astype(np.int32), "valid": valid}, "failed": failed}
 
-    def _any_readable(self, draw: int, example: int) -> dict[str, Any]:
+    def _any_readable(self, draw: int, example: int, failed: list[tuple[str, str]]) -> dict[str, Any]:
         """A stand-in for a block without a readable record: padding only, or all of it damaged. Looks on both sides of `example`."""
         size = len(self.source)
         for step in range(size):
             for near in {example - step, example + step}:
                 if 0 <= near < size and not isinstance(record := self._read(draw, near), Unreadable):
                     return record
-        raise DataError(f"none of the {size} records of the source ({self.source.name_of(0)}, …) can be read")
+        raise DataError(f"none of the {size} records of the source can be read; {failed[0][1]}")
 
     def _stack(self, records: list[dict[str, Any]], examples: np.ndarray) -> Batch:
         try:
