@@ -150,45 +150,53 @@ def shift_hue(image: Images, turn: PerExample) -> Images:
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(phase, 4 - phase), 0, 1)
 
 
+JITTERS = ("brightness", "contrast", "saturation", "hue")
+
+
 def color_jitter(
     key: Array, image: Images, row: Int[Array, "b"], *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
 ) -> Images:
     """torchvision's ColorJitter on float images: float32 in 0..255, not rounded.
 
     Brightness, contrast and saturation are blends with black, the mean luma and the luma, factors uniform in [max(0, 1 - x), 1 + x]; hue turns
-    by a uniform share of the circle in [-hue, hue]; clipped after each; the order is drawn for every example. Luma is 0.2989 R + 0.587 G +
-    0.114 B. Images that do not have three channels skip saturation and hue. A setting of 0 leaves its operation out of the program.
+    by a uniform share of the circle in [-hue, hue]; the order is drawn for every example. Images that do not have three channels skip saturation
+    and hue. A strength of 0 leaves its operation out of the program.
     """
-    three = image.shape[-1] == 3
-    strength = {"brightness": brightness, "contrast": contrast, "saturation": saturation * three, "hue": hue * three}
-    names = [name for name, most in strength.items() if most > 0]
-    if not names:
+    colored = image.shape[-1] == 3
+    strengths = dict(zip(JITTERS, (brightness, contrast, saturation * colored, hue * colored)))
+    strengths = {name: strength for name, strength in strengths.items() if strength > 0}
+    if not strengths:
         return image.astype(jnp.float32)
+    return jitter(image, *draw_jitter(key, row, strengths), names=tuple(strengths))
+
+
+def draw_jitter(key: Array, row: Int[Array, "b"], strengths: dict[str, float]) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
+    """For each example an order of the named operations, and the argument of each (not in that order but in the dictionary's)."""
+    ranges = [(-most, most) if name == "hue" else (max(0.0, 1 - most), 1 + most) for name, most in strengths.items()]
+    low, high = jnp.asarray(ranges).T
 
     def draw(k):
-        order_key, *keys = jax.random.split(k, 1 + len(names))
-        order = jax.random.permutation(order_key, len(names)) if len(names) > 1 else jnp.zeros(1, jnp.int32)
-        ranges = [(-strength[n], strength[n]) if n == "hue" else (max(0.0, 1 - strength[n]), 1 + strength[n]) for n in names]
-        return order, jnp.stack([jax.random.uniform(k, (), minval=low, maxval=high) for k, (low, high) in zip(keys, ranges)])
+        order_key, argument_key = jax.random.split(k)
+        return jax.random.permutation(order_key, len(ranges)), jax.random.uniform(argument_key, (len(ranges),), minval=low, maxval=high)
 
-    order, drawn = jax.vmap(draw)(row_keys(key, row))
+    return jax.vmap(draw)(row_keys(key, row))
+
+
+def jitter(image: Images, order: Int[Array, "b n"], arguments: Float[Array, "b n"], *, names: tuple[str, ...]) -> Images:
+    """Applies to each example the operations `names[i]` with `arguments[:, i]` in its order, clipped after each.
+
+    Luma is 0.2989 R + 0.587 G + 0.114 B, the mean of other numbers of channels.
+    """
     x = image.astype(jnp.float32) / 255
     for turn in range(len(names)):
-        now = order[:, turn]
-        x = _jitter(x, {name: (_column(now == i) > 0, drawn[:, i]) for i, name in enumerate(names)})
+        mine = {name: (order[:, turn] == i)[:, None, None, None] for i, name in enumerate(names)}
+        luma = jnp.sum(x * jnp.asarray([0.2989, 0.587, 0.114]), axis=-1, keepdims=True) if x.shape[-1] == 3 else x.mean(axis=-1, keepdims=True)
+        other = jnp.zeros_like(x)
+        if "contrast" in mine:
+            other = jnp.where(mine["contrast"], luma.mean(axis=(1, 2, 3), keepdims=True), other)
+        if "saturation" in mine:
+            other = jnp.where(mine["saturation"], luma, other)
+        argument = _column(jnp.take_along_axis(arguments, order[:, turn : turn + 1], axis=1))
+        blended = jnp.clip(other + argument * (x - other), 0, 1)
+        x = jnp.where(mine["hue"], shift_hue(x, argument), blended) if "hue" in mine else blended
     return x * 255
-
-
-def _jitter(x: Images, active: dict[str, tuple[Array, PerExample]]) -> Images:
-    """One operation an example, `active` = {name: (whether it is this example's, its argument)}."""
-    luma = jnp.sum(x * jnp.asarray([0.2989, 0.587, 0.114]), axis=-1, keepdims=True) if x.shape[-1] == 3 else x.mean(axis=-1, keepdims=True)
-    degenerates = {"brightness": lambda: 0.0, "contrast": lambda: luma.mean(axis=(1, 2, 3), keepdims=True), "saturation": lambda: luma}
-    other, factor = jnp.zeros_like(x), jnp.ones((x.shape[0], 1, 1, 1))
-    for name, (mine, argument) in active.items():
-        if name in degenerates:
-            other, factor = jnp.where(mine, degenerates[name](), other), jnp.where(mine, _column(argument), factor)
-    blended = jnp.clip(other + factor * (x - other), 0, 1)
-    if "hue" in active:
-        mine, argument = active["hue"]
-        blended = jnp.where(mine, shift_hue(x, argument), blended)
-    return blended

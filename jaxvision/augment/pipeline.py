@@ -58,21 +58,20 @@ class Augment:
         Raises:
           ConfigError: when RandAugment or colour jitter meets another type than uint8.
         """
-        flip_key, crop_key, rand_key, jitter_key, erase_key = jax.random.split(key, 5)
         if image.dtype != jnp.uint8 and (self.randaugment or any(self.color_jitter)):
             raise ConfigError(f"augment.randaugment and augment.color_jitter are defined for uint8 images, not {image.dtype}; set them to None and 0")
         if self.flip:
-            image = random_flip(flip_key, image, row, self.flip)
+            image = random_flip(jax.random.fold_in(key, 0), image, row, self.flip)
         if self.pad_crop[0]:
-            image = pad_crop(crop_key, image, row, *self.pad_crop)
+            image = pad_crop(jax.random.fold_in(key, 1), image, row, *self.pad_crop)
         if self.randaugment:
-            image = self.randaugment(rand_key, image, row, fill=self.fill, magnitude=magnitude)
+            image = self.randaugment(jax.random.fold_in(key, 2), image, row, fill=self.fill, magnitude=magnitude)
         if any(self.color_jitter):
             names = ("brightness", "contrast", "saturation", "hue")
-            image = color_jitter(jitter_key, image, row, **dict(zip(names, self.color_jitter))) / 255
+            image = color_jitter(jax.random.fold_in(key, 3), image, row, **dict(zip(names, self.color_jitter))) / 255
         image = self.normalize(image)
         if self.erasing[0]:
-            image = random_erasing(erase_key, image, row, probability=self.erasing[0], mode=self.erasing[1])
+            image = random_erasing(jax.random.fold_in(key, 4), image, row, probability=self.erasing[0], mode=self.erasing[1])
         return image
 
     def mix(self, key: Array, image: Float[Array, "b h w c"], label: Float[Array, "b k"]) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
