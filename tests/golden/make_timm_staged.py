@@ -3,7 +3,7 @@
     python tests/golden/make_timm_staged.py --poolformer DIR      (torch and timm; DIR is a checkout of sail-sg/poolformer, for its hybrids)
 
 Made with timm 1.0.31 and torch 2.14.1. Weights are `reference_weights.fill`'s, by timm's names; the image is `image(size)` below, so a case keeps
-`size`, `logits`, and the first channels of each stage's map (NHWC), which is the form that tests/models/convnet_golden.py reads.
+`size`, `logits`, and some equally distant channels of each stage's map (NHWC), the form that tests/models/convnet_golden.py reads.
 """
 
 import argparse
@@ -74,8 +74,8 @@ def kept(shape, logits, maps):
     arrays = {"size": np.array(shape), "logits": logits.numpy()}
     for i, x in enumerate(maps):
         x = x.numpy().transpose(0, 2, 3, 1)
-        channels = max(1, round(600 / x[..., 0].size))
-        arrays[f"stage{i}"] = x[..., :channels].astype(np.float32)
+        channels = min(x.shape[-1], max(1, round(600 / x[..., 0].size)))
+        arrays[f"stage{i}"] = x[..., :: x.shape[-1] // channels][..., :channels].astype(np.float32)
     return arrays
 
 
