@@ -12,7 +12,8 @@ import zlib
 import numpy as np
 import timm
 import torch
-from timm.models import efficientnet, regnet, resnet
+from timm.layers import BatchNormAct2d, StdConv2d, create_conv2d
+from timm.models import efficientnet, regnet, resnet, resnetv2
 
 CHANNELS = 8
 
@@ -31,6 +32,10 @@ create = functools.partial(timm.create_model, num_classes=10)
 
 def small_resnet(block, **settings):
     return resnet.ResNet(block, (1, 1, 1, 1), num_classes=10, **settings)
+
+
+def small_resnetv2(**settings):
+    return resnetv2.ResNetV2((1, 1, 1, 1), num_classes=10, **settings)
 
 
 def small_regnet(**settings):
@@ -81,6 +86,24 @@ FAMILIES = {
     },
     "inception_v4": {"shallow": ((75, 107), shallow_inception_v4)},
     "inception_resnet": {"shallow_v2": ((110, 81), shallow_inception_resnet_v2)},
+    "resnetv2": {
+        "bit": (
+            (65, 49),
+            lambda: small_resnetv2(channels=(128, 128, 256, 256), stem_type="fixed", conv_layer=functools.partial(StdConv2d, eps=1e-8)),
+        ),
+        "basic_tiered": (
+            (64, 45),
+            lambda: small_resnetv2(
+                channels=(64, 64, 128, 128),
+                basic=True,
+                bottle_ratio=1.0,
+                stem_type="tiered",
+                avg_down=True,
+                conv_layer=create_conv2d,
+                norm_layer=BatchNormAct2d,
+            ),
+        ),
+    },
 }
 
 
