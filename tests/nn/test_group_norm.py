@@ -21,5 +21,5 @@ def test_statistics_are_float32_in_half_precision_and_groups_must_divide_the_cha
     x = jnp.full((1, 64, 64, 2), 100.0, jnp.bfloat16).at[0, 0, 0].set(101.0)
     y = GroupNorm(1, use_bias=False, dtype=jnp.bfloat16).apply({"params": {"scale": jnp.ones(2)}}, x)
     assert y.dtype == jnp.bfloat16 and abs(float(y[0, 0, 0, 0]) - 4095**0.5) < 4
-    with pytest.raises(ModelError, match="4 groups do not divide 6 channels"):
+    with pytest.raises(ModelError, match="6 channels do not divide into 4 groups"):
         GroupNorm(4).apply({"params": {"scale": jnp.ones(6), "bias": jnp.ones(6)}}, jnp.ones((1, 2, 2, 6)))
