@@ -153,6 +153,8 @@ def test_the_skip_policy_keeps_the_slot_with_a_copy_and_counts_it(damaged):
     (batch,) = list(stream)
     np.testing.assert_array_equal(batch["index"], np.arange(10))
     np.testing.assert_array_equal(batch["valid"], [i not in (2, 5, 6) for i in range(10)])
+    for i in np.flatnonzero(batch["valid"]):
+        np.testing.assert_array_equal(batch["image"][i], decode(damaged.record(i), CROPS, "x")["image"])
     for slot, copy in ((2, 1), (5, 4), (6, 7)):
         np.testing.assert_array_equal(batch["image"][slot], batch["image"][copy])
     assert sorted(name[-5:] for name in stream.skipped) == ["2.jpg", "5.jpg", "6.jpg"]
