@@ -4,6 +4,8 @@ Each layer draws for every example one of 15 operations, whether it happens, a m
 switch over operations would run all of them on all examples. Here a layer is one chain whose parameters are the identity except for the example's
 own operation: threshold, posterize, one blend, two selects (autocontrast and equalize) and one bilinear warp for all geometry. Exactly one
 parameter differs from the identity, so the chain equals the operation.
+Compiler figures for v5e, 128 images of 224x224x3: a layer is 14.7 M predicted cycles, of which equalize 6.6 M and the warp 5.2 M; flip, two
+layers, normalize and erasing together 30.8 M.
 Different from timm: the warp is always bilinear (timm draws between bilinear and bicubic), and images without three channels skip `Color`.
 """
 

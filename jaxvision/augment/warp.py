@@ -3,7 +3,7 @@
 Two forms of one function. `gather_warp` reads the four neighbours of every source point, the definition itself, and is used on CPU and GPU.
 `shear_warp` is used on TPU, where a gather of single pixels is slow: a rotation is three shears (Paeth 1986), a shear moves whole lines, and a
 line is moved by selecting between copies shifted by the digits of its offset (base 4), so only slices and selects remain. Pixels travel packed,
-up to four channels in one word. Compiler figures for v5e, 128 images of 224x224x3: 5.1 M predicted cycles for the shears (base 2: 5.3 M, base
+up to four channels in one word. Compiler figures for v5e, 128 images of 224x224x3: 5.2 M predicted cycles for the shears (base 2: 5.3 M, base
 8: 6.0 M; with the batch axis first and the channels unpacked about 9 M), against 2.3 M for the arithmetic of the gather form plus four gathers
 of 6.4 M pixels without a price, each about 23 M by the bundles of its inner loop; a dense product with the interpolation weights is over 60 M.
 The forms agree exactly for shears and translations; a rotation by three one-dimensional interpolations is slightly smoother than by one of two
