@@ -104,6 +104,10 @@ FAMILIES = {
             ),
         ),
     },
+    "mobilenet": {
+        "mobilenetv1_100h": ((65, 49), lambda: create("mobilenetv1_100h")),
+        "mobilenetv2_050": ((64, 75), lambda: create("mobilenetv2_050")),
+    },
 }
 
 
