@@ -10,6 +10,7 @@ import dataclasses
 import io
 import math
 import struct
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ FILTERS = {name.lower(): getattr(Image.Resampling, name) for name in ("NEAREST",
 CROPS = ("random_resized", "resize", "none")
 _TRIES = 10
 RANDOMS = 4 * _TRIES  # uniform numbers that one training crop may use
+_fitted: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # source -> {Decode: columns}, so that each stream does not resize it anew
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)  # what Pillow raises for damaged files
 
 
@@ -236,9 +238,16 @@ def fit_columns(source: Source, image: Decode) -> dict[str, np.ndarray]:
     Raises:
       DataError: pictures of another size, and crop is not "resize"; or channels that cannot be converted.
     """
+    if "image" not in source.columns:
+        return dict(source.columns)
+    fitted = _fitted.setdefault(source, {})
+    if image not in fitted:
+        fitted[image] = _fit(source, image)
+    return fitted[image]
+
+
+def _fit(source: Source, image: Decode) -> dict[str, np.ndarray]:
     columns = dict(source.columns)
-    if "image" not in columns:
-        return columns
     size, channels = columns["image"].shape[1:-1], columns["image"].shape[-1]
     if size != image.image_size:
         if image.crop != "resize":

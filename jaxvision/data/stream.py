@@ -150,7 +150,8 @@ class TrainStream(_Stream):
       position: examples drawn before, globally: the `position` of the stream that this one continues.
       epoch_shuffle: False walks the source in its own order.
       process_index, process_count: which rows are this process's.
-      workers: processes that read; None chooses (none for sources in memory). No effect on the batches.
+      workers: processes that read; None chooses (none for sources in memory). No effect on the batches. They are spawned, so a script that asks for
+        them runs its work under `if __name__ == "__main__":`.
       prefetch: batches read ahead.
       corrupt: "error" or "skip".
 

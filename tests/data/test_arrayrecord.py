@@ -1,11 +1,14 @@
+import io
 import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxvision.data as data
 from jaxvision.data import Decode, TrainStream
 from jaxvision.data.arrayrecord import open_arrayrecord, write_arrayrecord
+from jaxvision.data.decode import decode
 from jaxvision.data.shapes import CLASSES, paint
 from jaxvision.data.source import Unreadable
 from jaxvision.errors import DataError
@@ -40,13 +43,16 @@ def test_a_source_travels_to_another_process(records):
 
 
 def test_numbers_pass_and_the_usual_names_of_features_are_known(tmp_path):
-    source = data.open_source({"source": "digits"}, "test", seed=0)
-    png = {"image/encoded": source.columns["image"][0], "age": 3.5, "soft": np.array([0.25, 0.75]), "label": 4}
-    path = tmp_path / "one.array_record"
-    write_arrayrecord(path, [{**png, "image": png.pop("image/encoded")}])
-    record = open_arrayrecord(str(path), "train").record(0)
+    picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    example = {"image/encoded": file.getvalue(), "image/class/label": 4, "image/filename": b"a.png", "age": 3.5, "soft": np.array([0.25, 0.75])}
+    write_arrayrecord(tmp_path / "one.array_record", [example])
+    record = open_arrayrecord(str(tmp_path / "one.array_record"), "train").record(0)
+    assert set(record) == {"image", "label", "age", "soft"}
     assert record["age"] == 3.5 and record["label"] == 4 and record["label"].dtype == np.int32
     np.testing.assert_array_equal(record["soft"], np.array([0.25, 0.75], np.float32))
+    np.testing.assert_array_equal(decode(record, Decode((2, 2), crop="none"), "x")["image"], picture)
 
 
 def test_what_is_wrong_is_one_line(records, tmp_path):

@@ -195,6 +195,7 @@ def test_pictures_in_memory_of_another_size_are_refused_or_resized_once():
         TrainStream(memory(), batch_size=4, image=Decode((8, 6)), seed=0)
     stream = TrainStream(memory(), batch_size=4, image=Decode((8, 6), crop="resize"), seed=0)
     assert stream.columns["image"].shape == (37, 8, 6, 3)
+    assert TrainStream(stream.source, batch_size=4, image=Decode((8, 6), crop="resize"), seed=1).columns["image"] is stream.columns["image"]
     assert next(stream)["image"].shape == (4, 8, 6, 3)
 
 
