@@ -63,7 +63,11 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def variant_of(name: str) -> Variant:
-    """The table row of a model. Raises ModelError that names the nearest models."""
+    """The table row of a model; a tag of weights after a dot (`vit_base_patch16_224.sam_in1k`) is not part of its name.
+
+    Raises ModelError that names the nearest models.
+    """
+    name = name.split(".", 1)[0]
     if name not in _table():
         raise ModelError(f"model.name {name!r} is unknown; {nearest(name, _table())}")
     return _table()[name]
