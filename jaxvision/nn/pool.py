@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Pair = int | Sequence[int]
@@ -53,3 +54,20 @@ def _pads(size: Sequence[int], window: Sequence[int], strides: Sequence[int], pa
             extra = s - rest if starts_at < n + p else 0
         pads.append((p, p + extra))
     return tuple(pads)
+
+
+def adaptive_avg_pool(x: Float[Array, "b h w c"], size: Sequence[int]) -> Float[Array, "b h2 w2 c"]:
+    """Means over `size` windows that cover the map, overlapping where they must.
+
+    Of n windows on m pixels, window i spans floor(i m / n) to ceil((i + 1) m / n), as in PyTorch.
+    """
+    rows, columns = (_adaptive_weights(m, n) for m, n in zip(x.shape[1:3], size))
+    return jnp.einsum("bhwc,ph,qw->bpqc", x.astype(jnp.float32), rows, columns).astype(x.dtype)
+
+
+def _adaptive_weights(m: int, n: int) -> Float[Array, "n m"]:
+    weights = np.zeros((n, m), np.float32)
+    for i in range(n):
+        start, stop = i * m // n, -(-(i + 1) * m // n)
+        weights[i, start:stop] = 1 / (stop - start)
+    return jnp.asarray(weights)

@@ -1,7 +1,8 @@
 """Writes tests/golden/{family}.npz from timm's convolutional networks: python tests/golden/make_timm_convnets.py [family …].
 
 Needs torch and timm, nothing of this library. Weights are not stored: they follow from the names in the state dict (`fill`, the same rule as in
-tests/reference_weights.py), the input from a seed. Kept are the logits and, of each of the last four stage maps, eight channels at equal distances.
+tests/reference_weights.py), the input from a seed. Kept are the logits and, of each of the last four stage maps, eight channels at equal distances
+on at most 32 rows and columns at equal distances.
 """
 
 import functools
@@ -13,9 +14,9 @@ import numpy as np
 import timm
 import torch
 from timm.layers import BatchNormAct2d, StdConv2d, create_conv2d
-from timm.models import efficientnet, regnet, resnet, resnetv2
+from timm.models import densenet, efficientnet, regnet, resnet, resnetv2, vgg
 
-CHANNELS = 8
+CHANNELS, SIDE = 8, 32
 
 
 def fill(name, shape):
@@ -108,6 +109,14 @@ FAMILIES = {
         "mobilenetv1_100h": ((65, 49), lambda: create("mobilenetv1_100h")),
         "mobilenetv2_050": ((64, 75), lambda: create("mobilenetv2_050")),
     },
+    "vgg": {
+        "sliding": ((257, 225), lambda: vgg.VGG([8, "M", 8, "M", 16, 16, "M", 32, "M", 32, "M"], num_classes=10)),
+        "bn": ((65, 99), lambda: vgg.VGG([8, "M", 16, "M", 16, 16, "M", 32, "M", 32, "M"], num_classes=10, norm_layer=torch.nn.BatchNorm2d)),
+    },
+    "densenet": {
+        "small": ((65, 49), lambda: densenet.DenseNet(growth_rate=8, block_config=(2, 3, 2, 2), num_classes=10)),
+        "deep": ((64, 75), lambda: densenet.DenseNet(growth_rate=8, block_config=(1, 1, 1, 2), num_classes=10, stem_type="deep")),
+    },
 }
 
 
@@ -124,8 +133,11 @@ def run(size, build):
         x = torch.from_numpy(image).permute(0, 3, 1, 2)
         logits = model(x)
         maps = model.forward_intermediates(x, intermediates_only=True)
-    out = {"logits": logits, **{f"stage{i}": m.permute(0, 2, 3, 1)[..., :: m.shape[1] // CHANNELS][..., :CHANNELS] for i, m in enumerate(maps[-4:])}}
-    return {"size": np.asarray(size), **{key: value.numpy() for key, value in out.items()}}
+    out = {"size": np.asarray(size), "logits": logits.numpy()}
+    for i, m in enumerate(maps[-4:]):
+        rows, columns = (-(-side // SIDE) for side in m.shape[2:])
+        out[f"stage{i}"] = m.permute(0, 2, 3, 1)[:, ::rows, ::columns, :: m.shape[1] // CHANNELS][..., :CHANNELS].numpy()
+    return out
 
 
 if __name__ == "__main__":

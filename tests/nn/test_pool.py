@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvision.nn.pool import avg_pool, max_pool
+from jaxvision.nn.pool import adaptive_avg_pool, avg_pool, max_pool
 
 
 def row(*values):
@@ -34,3 +34,9 @@ def test_avg_pool_in_ceil_mode_divides_by_the_pixels_it_has():
 def test_same_padding_is_asymmetric_and_not_counted():
     np.testing.assert_allclose(avg_pool(row(1, 2, 3, 4), (1, 3), (1, 2), "SAME").ravel(), [2, 3.5])
     np.testing.assert_array_equal(max_pool(row(-1, -2, -3, -4), (1, 3), (1, 2), "SAME").ravel(), [-1, -3])
+
+
+def test_adaptive_windows_cover_the_map_and_overlap_where_they_must():
+    np.testing.assert_allclose(adaptive_avg_pool(row(1, 2, 4, 8, 16), (1, 2)).ravel(), [7 / 3, 28 / 3], rtol=1e-6)
+    np.testing.assert_allclose(adaptive_avg_pool(row(1, 2), (1, 3)).ravel(), [1, 1.5, 2])
+    np.testing.assert_allclose(adaptive_avg_pool(row(1, 2, 3, 4), (2, 2)), [[[[1.5], [3.5]], [[1.5], [3.5]]]])
