@@ -142,7 +142,8 @@ def test_quick():
 """
 
 
-def test_long_tests_run_each_alone_and_what_does_not_fit_is_left_out(tmp_path, capfd):
+def test_long_tests_run_each_alone_and_what_does_not_fit_is_left_out(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)  # meant for this suite, not for the one inside
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_long.py").write_text(LONG)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
