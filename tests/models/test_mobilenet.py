@@ -1,3 +1,6 @@
+import jax
+import numpy as np
+
 from jaxvision.models.mobilenet import CHECKPOINT
 from jaxvision.models.registry import create_model
 from tests.models.convnet_golden import worst_error
@@ -18,3 +21,10 @@ def test_deeper_variants_leave_the_first_and_last_stage_and_the_ends_alone():
     assert model.depths() == (1, 3, 5, 6, 5, 5, 1)
     assert model.head_width() == 1280
     assert create_model("mobilenetv2_140").head_width() == 1792
+
+
+def test_activations_stop_at_six():
+    model = create_model("mobilenetv1_100", rows=((1, 3, 1, 1, 8),), num_classes=2, image_size=(8, 8))
+    image = 1000 * np.random.RandomState(0).standard_normal((1, 8, 8, 3)).astype(np.float32)
+    maps = jax.jit(lambda x: model.init_with_output(jax.random.key(0), x, method="stages")[0])(image)
+    assert maps[-1].max() == 6
