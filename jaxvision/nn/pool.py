@@ -14,7 +14,7 @@ def max_pool(x: Float[Array, "b h w c"], window: Pair, strides: Pair, padding: P
     """Maximum over windows; padding never wins. `padding`: pixels on each side, or "SAME". `ceil_mode`: keep the last, incomplete window."""
     window, strides = _pair(window), _pair(strides)
     pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
-    return jax.lax.reduce_window(x, jnp.array(-jnp.inf, x.dtype), jax.lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
 
 
 def avg_pool(

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,3 +41,10 @@ def test_adaptive_windows_cover_the_map_and_overlap_where_they_must():
     np.testing.assert_allclose(adaptive_avg_pool(row(1, 2, 4, 8, 16), (1, 2)).ravel(), [7 / 3, 28 / 3], rtol=1e-6)
     np.testing.assert_allclose(adaptive_avg_pool(row(1, 2), (1, 3)).ravel(), [1, 1.5, 2])
     np.testing.assert_allclose(adaptive_avg_pool(row(1, 2, 3, 4), (2, 2)), [[[[1.5], [3.5]], [[1.5], [3.5]]]])
+
+
+def test_gradients_reach_the_maximum_and_every_pixel_of_a_mean():
+    x = row(1, 3, 2, 4, 0, 1).astype(jnp.bfloat16)
+    maximum, mean = jax.jit(lambda x: [jax.grad(lambda x: pool(x, (1, 2), (1, 2)).sum())(x) for pool in (max_pool, avg_pool)])(x)
+    np.testing.assert_array_equal(maximum.ravel(), [0, 1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(mean.ravel(), [0.5] * 6)
