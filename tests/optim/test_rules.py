@@ -143,17 +143,16 @@ def test_frozen_leaves_are_not_climbed_and_have_no_gradient():
     close(grads["kernel"], alone["kernel"])
 
 
-def test_the_norm_is_float32_whatever_the_parameters():
-    params = {"w": jnp.ones(4096, jnp.bfloat16)}
+def test_the_norm_is_float32_whatever_the_gradients():
     seen = []
 
     def grad_fn(params, batch, key):
         seen.append(params["w"])
-        return (jnp.float32(0), {}), {"w": jnp.ones(4096, jnp.bfloat16)}
+        return (jnp.float32(0), {}), {"w": jnp.full(4096, 1 + 2**-7, jnp.bfloat16)}
 
-    make_rule({"rule": "sam", "rho": 64.0})(grad_fn, params, BATCH, KEY, 0, groups=1)
-    # |g| = 64, so every element moves by exactly 1; summed in bfloat16 the norm would be 16.
-    assert float(jnp.abs(seen[1].astype(jnp.float32) - 2).max()) == 0
+    make_rule({"rule": "sam", "rho": 64.0})(grad_fn, {"w": jnp.zeros(4096)}, BATCH, KEY, 0, groups=1)
+    # All elements are equal, so each moves by rho / 64 = 1; the square of 1 + 2^-7 needs more digits than bfloat16 has.
+    np.testing.assert_allclose(seen[1], 1.0, rtol=1e-6)
 
 
 # --- on several devices ---
@@ -210,7 +209,7 @@ def placed(mesh):
 
 
 # 8 and 16 groups are a multiple of the shards; 2 groups are fewer, and are spread over all devices one after the other.
-@pytest.mark.parametrize("shape, groups", [((8, 1, 1), 1), ((4, 2, 1), 8), ((4, 1, 1), 8), ((8, 1, 1), 2), ((2, 2, 2), 4)])
+@pytest.mark.parametrize("shape, groups", [((8, 1, 1), 1), ((4, 2, 1), 8), ((2, 1, 1), 4), ((8, 1, 1), 2), ((2, 2, 2), 4)])
 def test_several_devices_take_the_same_first_steps_as_one(shape, groups):
     mesh = mesh_of(*shape)
     with jax.set_mesh(mesh):
