@@ -200,6 +200,9 @@ VARIANTS = {
         ("152", 152, {}, 60_185_128, {}),
         ("152d", 152, D, 60_204_360, {}),
         ("50x1_bit", 50, BIT, 25_549_352, {}),
+        # Of these two the literature gives whole millions: 98 and 173.
+        ("50x2_bit", 50, {**BIT, "width": 2}, None, {}),
+        ("101x2_bit", 101, {**BIT, "width": 2}, None, {}),
         ("50x3_bit", 50, {**BIT, "width": 3}, 217_319_080, LARGE),
         ("101x1_bit", 101, BIT, 44_541_480, LARGE),
         ("101x3_bit", 101, {**BIT, "width": 3}, 387_934_888, LARGE),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxvision.errors import ModelError
-from jaxvision.models.registry import create_model, shapes_of
+from jaxvision.models.registry import count_parameters, create_model, shapes_of
 from jaxvision.models.resnetv2 import CHECKPOINT, ResNetV2
 from jaxvision.nn.group_norm import GroupNorm
 from tests.models.convnet_golden import worst_error
@@ -29,6 +29,11 @@ def test_twice_the_width_doubles_every_map():
     assert [m.shape for m in maps] == [(1, 57, 25, 512), (1, 29, 13, 1024), (1, 15, 7, 2048), (1, 8, 4, 4096)]
     features = jax.eval_shape(model.apply, variables, image)
     assert features.shape == (1, 4096) and features.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name, millions", [("resnetv2_50x2_bit", 98), ("resnetv2_101x2_bit", 173)])
+def test_networks_of_twice_the_width_have_the_published_size(name, millions):
+    assert count_parameters(name) // 1_000_000 == millions
 
 
 def test_a_dropped_branch_leaves_the_shortcut_and_so_does_a_fresh_block_on_request():
