@@ -33,7 +33,7 @@ def test_twice_the_width_doubles_every_map():
 
 @pytest.mark.parametrize("name, millions", [("resnetv2_50x2_bit", 98), ("resnetv2_101x2_bit", 173)])
 def test_networks_of_twice_the_width_have_the_published_size(name, millions):
-    assert count_parameters(name) // 1_000_000 == millions
+    assert abs(count_parameters(name) / 1e6 - millions) < 1
 
 
 def test_a_dropped_branch_leaves_the_shortcut_and_so_does_a_fresh_block_on_request():
