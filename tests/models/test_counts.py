@@ -4,25 +4,29 @@ import pytest
 
 from jaxvision.errors import ModelError
 from jaxvision.models.registry import count_parameters, create_model, list_models, variant_of
-
-
-def scanned(name):
-    """Blocks traced once where the family can scan over them: the same parameters under stacked names, in a fraction of the time."""
-    fields = getattr(variant_of(name).module, "__dataclass_fields__", {})
-    return {"scan": True} if "scan" in fields else {}
+from tests.models.counting import parameter_sizes
 
 
 def test_every_variant_has_the_published_number_of_parameters():
-    published = {name: variant_of(name).parameters for name in list_models() if variant_of(name).parameters is not None}
-    counted = {name: count_parameters(name, num_classes=variant_of(name).classes, **scanned(name)) for name in published}
-    wrong = {name: (counted[name], published[name]) for name in published if counted[name] != published[name]}
+    memory, wrong = {}, {}
+    published = {name: variant_of(name) for name in list_models() if variant_of(name).parameters is not None}
+    for name, variant in published.items():
+        model = create_model(name, num_classes=variant.classes)
+        counted = sum(parameter_sizes(model, (1, *model.image_size, len(variant.mean)), memory).values())
+        if counted != variant.parameters:
+            wrong[name] = (counted, variant.parameters)
     assert not wrong, f"(counted, published): {wrong}"
-    assert len(published) >= 50
+    assert len(published) >= 200
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "mixer_s32_224"])
-def test_counting_scanned_blocks_is_counting_blocks(name):
-    assert count_parameters(name, scan=True) == count_parameters(name) == variant_of(name).parameters
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224", "mixer_s32_224", "resnet50", "swin_tiny_patch4_window7_224"])
+def test_the_quick_count_is_count_parameters(name):
+    model = create_model(name)
+    assert sum(parameter_sizes(model, (1, *model.image_size, 3), {}).values()) == count_parameters(name)
+
+
+def test_scanned_blocks_are_the_same_parameters():
+    assert count_parameters("vit_tiny_patch16_224", scan=True) == 5_717_416
 
 
 def test_names_are_listed_by_pattern_and_tags_are_not_part_of_them():
