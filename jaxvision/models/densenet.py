@@ -136,8 +136,7 @@ VARIANTS = {
     "densenet169": Variant(DenseNet, {"depths": (6, 12, 32, 32)}, parameters=14_149_480),
     "densenet201": Variant(DenseNet, {"depths": (6, 12, 48, 32)}, parameters=20_013_928),
     "densenet264d": Variant(DenseNet, {"depths": (6, 12, 64, 48), "growth": 48, "stem": "deep"}, parameters=72_736_216),
-    # Published for ten classes; the tests hold its count.
-    "densenet121_cifar": Variant(DenseNet, {"depths": (6, 12, 24, 16), "growth": 12, "stem": "cifar"}, **CIFAR),
+    "densenet121_cifar": Variant(DenseNet, {"depths": (6, 12, 24, 16), "growth": 12, "stem": "cifar"}, parameters=1_000_618, **CIFAR),
 }
 
 CHECKPOINT = {

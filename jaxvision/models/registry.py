@@ -30,7 +30,7 @@ class Variant:
       mean, std: a channel, of pixels scaled to 0..1.
       crop: share of the shorter side kept by the centre crop at evaluation.
       interpolation: of the resize at evaluation.
-      parameters: published number of parameters with 1000 classes at `image_size` (batch statistics excluded); None where nobody published one.
+      parameters: published number of parameters with `classes` classes at `image_size` (batch statistics excluded); None where nobody published one.
       classes: of the head that was published.
     """
 

@@ -5,7 +5,7 @@ import pytest
 
 from jaxvision.errors import ModelError
 from jaxvision.models.densenet import CHECKPOINT, DenseNet
-from jaxvision.models.registry import count_parameters, create_model, shapes_of
+from jaxvision.models.registry import create_model, shapes_of
 from tests.models.convnet_golden import worst_error
 
 
@@ -17,10 +17,6 @@ def test_a_narrow_network_agrees_with_timm_at_an_odd_size():
 def test_a_deep_stem_agrees_with_timm():
     model = create_model("densenet264d", num_classes=10, image_size=(64, 75), growth=8, depths=(1, 1, 1, 2))
     assert worst_error("densenet", "deep", model, CHECKPOINT["torch"]) < 1e-4
-
-
-def test_the_network_for_small_images_has_the_published_count():
-    assert count_parameters("densenet121_cifar", num_classes=10) == 1_000_618
 
 
 def test_maps_grow_by_what_each_layer_adds_and_features_are_float32():

@@ -26,13 +26,6 @@ def test_resnet10t_agrees_with_timm():
     assert worst_error("resnet", "resnet10t", create_model("resnet10t", num_classes=10, image_size=(33, 64)), CHECKPOINT["torch"]) < 1e-4
 
 
-@pytest.mark.parametrize(
-    "name, published", [("resnet20_cifar", 272_474), ("resnet32_cifar", 466_906), ("resnet18_cifar", 11_173_962), ("resnet50_cifar", 23_520_842)]
-)
-def test_networks_for_small_images_have_the_published_counts(name, published):
-    assert count_parameters(name, num_classes=10) == published
-
-
 def test_resnet18_for_one_logit_has_62_arrays_and_the_published_count():
     shapes = shapes_of(create_model("resnet18", num_classes=1))["params"]
     assert len(jax.tree.leaves(shapes)) == 62
