@@ -36,7 +36,7 @@ class Block(nn.Module):
 
     Attributes:
       inner: channels of the 3x3 convolution. group_width: channels of each of its groups.
-      reduced: channels inside the squeeze-and-excitation, 0 for none.
+      reduced: channels inside the squeeze-and-excitation, 0 for none. reduced_activation: theirs.
       project: a 1x1 convolution as the shortcut where shapes change; without it such a block has no shortcut (Z).
       linear: no activation after the sum (Z).
     """
@@ -48,6 +48,7 @@ class Block(nn.Module):
     unit: Callable
     activation: Callable
     reduced: int
+    reduced_activation: Callable
     project: bool
     linear: bool
     drop_path: float
@@ -62,7 +63,7 @@ class Block(nn.Module):
         y = self.unit(self.inner, 3, self.strides, activation=self.activation, conv_options=options, name="conv2")(y, train)
         if self.reduced:
             dtypes = {key: self.unit.keywords["conv"].keywords[key] for key in ("dtype", "param_dtype")}
-            y = SqueezeExcite(self.reduced, activation=self.activation, **dtypes, name="se")(y)
+            y = SqueezeExcite(self.reduced, activation=self.reduced_activation, **dtypes, name="se")(y)
         norm = self.unit.keywords["norm"]
         last = functools.partial(norm, scale_init=nn.initializers.zeros) if self.zero_init else norm
         y = self.unit(self.features, 1, 1, norm=last, activation=None, name="conv3")(y, train)
@@ -141,6 +142,7 @@ class RegNet(nn.Module):
                     unit=unit,
                     activation=activation,
                     reduced=round(x.shape[-1] * self.se),
+                    reduced_activation=activation,
                     project=self.project,
                     linear=self.linear,
                     drop_path=next(rates),

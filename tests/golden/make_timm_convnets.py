@@ -5,6 +5,7 @@ tests/reference_weights.py), the input from a seed. Kept are the logits and, of 
 on at most 32 rows and columns at equal distances.
 """
 
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import timm
 import torch
 from timm.layers import BatchNormAct2d, StdConv2d, create_conv2d
-from timm.models import densenet, efficientnet, regnet, resnet, resnetv2, vgg
+from timm.models import byobnet, densenet, efficientnet, regnet, resnet, resnetv2, vgg
 
 CHANNELS, SIDE = 8, 32
 
@@ -37,6 +38,12 @@ def small_resnet(block, **settings):
 
 def small_resnetv2(**settings):
     return resnetv2.ResNetV2((1, 1, 1, 1), num_classes=10, **settings)
+
+
+def small_regnet_z(name, widths):
+    cfg = byobnet.model_cfgs[name]
+    blocks = tuple(dataclasses.replace(block, d=depth, c=width) for block, depth, width in zip(cfg.blocks, (1, 2, 1, 1), widths))
+    return byobnet.ByobNet(dataclasses.replace(cfg, blocks=blocks, num_features=40), num_classes=10)
 
 
 def small_regnet(**settings):
@@ -85,6 +92,10 @@ FAMILIES = {
             lambda: small_regnet(group_size=8, bottle_ratio=4.0, downsample=None, linear_out=True, num_features=40, act_layer="silu"),
         ),
     },
+    "regnet_z": {
+        "b16": ((65, 49), lambda: small_regnet_z("regnetz_b16", (16, 32, 32, 48))),
+        "d8": ((64, 75), lambda: small_regnet_z("regnetz_d8", (16, 24, 24, 32))),
+    },
     "inception_v4": {"shallow": ((75, 107), shallow_inception_v4)},
     "inception_resnet": {"shallow_v2": ((110, 81), shallow_inception_resnet_v2)},
     "resnetv2": {
@@ -132,7 +143,9 @@ def run(size, build):
     with torch.inference_mode():
         x = torch.from_numpy(image).permute(0, 3, 1, 2)
         logits = model(x)
-        maps = model.forward_intermediates(x, intermediates_only=True)
+        # Only this class counts its head convolution to the last stage.
+        options = {"exclude_final_conv": True} if isinstance(model, byobnet.ByobNet) else {}
+        maps = model.forward_intermediates(x, intermediates_only=True, **options)
     out = {"size": np.asarray(size), "logits": logits.numpy()}
     for i, m in enumerate(maps[-4:]):
         rows, columns = (-(-side // SIDE) for side in m.shape[2:])

@@ -16,6 +16,7 @@ FAMILIES = {
     "efficientnet_b0": {"depth": 0.1, "remat": True},
     "mobilenetv1_100": {"depth": 0.1, "remat": True, "drop_path": 0.1},
     "regnety_002": {**SHALLOW, "remat": True, "drop_path": 0.1},
+    "regnetz_c16": {**SHALLOW, "remat": True, "drop_path": 0.1},
     "inception_v4": {"depths": (1, 1, 1), "remat": True},
     "inception_resnet_v1": {"depths": (1, 1, 1), "remat": True, "drop_path": 0.1},
     "vgg11_bn": {},
