@@ -1,8 +1,9 @@
-"""Training: the loop, its meshes, checkpoints, writers. `fit(config, workdir)` is the whole of it from a notebook."""
+"""Training: the loop, its meshes, checkpoints, writers. `fit(config, workdir)` is the whole of it from a notebook, `load_run(workdir)` brings
+back what was learned."""
 
 import importlib
 
-_HOMES = {"fit": "jaxvision.train.stages"}
+_HOMES = {"fit": "jaxvision.train.stages", "load_run": "jaxvision.train.loading"}
 __all__ = sorted(_HOMES)
 
 

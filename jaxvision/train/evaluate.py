@@ -33,7 +33,7 @@ def evaluate(executables: Executables, carry: TrainState, frozen: Any, splits: S
 def run_split(executables: Executables, carry: TrainState, frozen: Any, split: str) -> tuple[dict, dict[str, np.ndarray], int]:
     """(sums, rows sorted by index with padding and repeats dropped, number of unreadable records) of one split."""
     setup = executables.setup
-    stream = setup.eval_stream(setup.sources[split])
+    stream = executables.eval_stream(split)
     feed = Feed(iter(stream), batch_sharding(setup.mesh))
     sums: dict[str, np.ndarray] = {}
     blocks: list[dict[str, np.ndarray]] = []

@@ -118,6 +118,7 @@ def train(
                         "config": plain(config),
                         "classes": list(setup.problem.classes),
                         "channels": setup.problem.channels,
+                        "train_size": setup.problem.train_size,
                         "constants": plain(task.constants),
                         "data": setup.sources["train"].fingerprint,
                         "frozen": dict(setup.problem.frozen),
@@ -180,6 +181,7 @@ def train(
             if writers is not None:
                 writers.close()
             checkpoints.close()
+            executables.close()
     return metrics
 
 

@@ -44,13 +44,14 @@ def evaluate(
 
     `config` None: the one that the run wrote. Raises CheckpointError when there is no such run or checkpoint.
     """
-    config = _own_config(config, workdir)
+    config = own_config(config, workdir)
     folder, config = stage_folder(config, workdir, stage)
     setup = set_up(config, roots=_roots(config, workdir), fresh=False)
     executables = Executables(setup)
     with jax.set_mesh(setup.mesh):
         carry, frozen, meta = _restore(executables, folder, checkpoint)
         metrics, tables = evaluate_run(executables, carry, frozen, setup.task.splits)
+        executables.close()
     if jax.process_index() == 0:
         report(f"step {meta['step']}: " + summary(metrics))
         for name, table in tables.items():
@@ -73,7 +74,7 @@ def predict(
 
     Class names, input constants and crop come from the checkpoint. An image that cannot be read is reported and left out.
     """
-    config = _own_config(config, workdir)
+    config = own_config(config, workdir)
     folder, config = stage_folder(config, workdir, stage)
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True, report=report)
     meta = checkpoints.read_meta(checkpoint)
@@ -92,11 +93,10 @@ def predict(
         "data.std": tuple(constants["std"]),
         "data.eval_crop": constants["crop"],
         "data.channels": meta["channels"],
-        "steps": config.steps or 1,
-        "epochs": None,
     }
     config = with_changes(config, changes)
-    setup = set_up(config, sources={"test": source}, classes=meta["classes"], roots=_roots(config, workdir), fresh=False)
+    known = dict(classes=meta["classes"], train_size=meta["train_size"], roots=_roots(config, workdir), fresh=False)
+    setup = set_up(config, sources={"test": source}, **known)
     executables = Executables(setup)
     target = pathlib.Path(output) if output is not None else pathlib.Path(workdir) / "predictions"
     # Every process needs the whole loop (collectives); one writes.
@@ -125,7 +125,8 @@ def predict(
     return writer.written
 
 
-def _own_config(config: Any | None, workdir: str | pathlib.Path) -> Any:
+def own_config(config: Any | None, workdir: str | pathlib.Path) -> Any:
+    """The config given, or else the one that the run wrote. Raises CheckpointError when there is neither."""
     if config is not None:
         return config
     path = pathlib.Path(workdir) / "config.json"

@@ -116,6 +116,7 @@ def set_up(
     *,
     sources: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    train_size: int | None = None,
     roots: Mapping[str, pathlib.Path] | None = None,
     fresh: bool = True,
     devices: Sequence[jax.Device] | None = None,
@@ -125,6 +126,7 @@ def set_up(
     Args:
       sources: instead of those that config.data names, for prediction.
       classes: names that a checkpoint carries, instead of the source's.
+      train_size: training examples, which a checkpoint carries too; what is meant in epochs or in shares of the run depends on it.
       roots: {stage name: folder} that "stage:<name>" refers to.
       fresh: read config.init_from too; a run that is restored does not need it.
 
@@ -146,7 +148,8 @@ def set_up(
     crop_share = config.data.eval_crop if config.data.eval_crop is not None else variant.crop
     decode = make_decode(config, channels, crop_share)
     shapes = example_shapes(first, decode, config.batch_size)
-    train_size = len(sources["train"]) if "train" in sources else len(first)
+    if train_size is None:
+        train_size = len(sources["train"]) if "train" in sources else len(first)
     total, per_epoch = run_length(config, train_size)
     frozen, frozen_record = load_frozen(config, roots or {})
     problem = Problem(
@@ -175,7 +178,7 @@ class Executables:
     """
 
     def __init__(self, setup: Setup):
-        self.setup, self.names = setup, {}
+        self.setup, self.names, self._streams = setup, {}, {}
         task, config, mesh = setup.task, setup.config, setup.mesh
         frozen_sharding, carry_sharding = setup.shardings.frozen, setup.shardings.replace(frozen={})
         batch, everywhere = batch_sharding(mesh), replicated(mesh)
@@ -210,6 +213,17 @@ class Executables:
         known = dict(in_shardings=(carry_sharding, frozen_sharding, batch), out_shardings=everywhere, static_argnames=("layout",))
         self.eval_step = jax.jit(eval_step, **known)
         self.predict = jax.jit(predict, **known)
+
+    def eval_stream(self, split: str):
+        """The stream of a split, the same at every call: its worker processes are started once."""
+        if split not in self._streams:
+            self._streams[split] = self.setup.eval_stream(self.setup.sources[split])
+        return self._streams[split]
+
+    def close(self) -> None:
+        """Ends the worker processes of evaluation."""
+        for stream in self._streams.values():
+            stream.close()
 
     def like(self) -> TrainState:
         """Shapes with shardings of what a checkpoint holds: the state without its frozen networks."""
