@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+# The ops of kernels/, whose kernels are (kh, kw, c / groups, d).
+CONVOLUTIONS = ("conv_forward", "depthwise_conv_forward", "grouped_conv_forward")
+
 
 @dataclasses.dataclass(frozen=True)
 class Complexity:
@@ -42,10 +45,14 @@ def _count(jaxpr) -> tuple[int, int]:
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         size = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
-        if name == "conv_general_dilated":
+        # The second name is how a traced convolution of kernels/ reads, whose kernels have their output channels last.
+        if name == "conv_general_dilated" or name.endswith("conv_forward"):
             kernel = equation.invars[1].aval.shape
-            window = math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
+            features = kernel[params["dimension_numbers"].rhs_spec[0]] if "dimension_numbers" in params else kernel[-1]
+            window = math.prod(kernel) // features
             flops, activations = flops + size * window, activations + size
+        elif name in CONVOLUTIONS:
+            flops, activations = flops + size * math.prod(equation.invars[1].aval.shape[:3]), activations + size
         elif name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
