@@ -20,11 +20,10 @@ from flax import linen as nn
 from jaxvision.errors import CheckpointError, ModelError
 from jaxvision.interop.files import read_arrays
 from jaxvision.models import registry, rules
+from jaxvision.models.rules import HEAD
 from jaxvision.models.scanned import stack_blocks, unstack_blocks
 from jaxvision.trees import map_named, named_leaves
 
-# Paths of the classifier's leaves, by timm's names; a norm that lies inside a `head` belongs to the features.
-HEAD = r"(head/(?!.*norm)|head_dist/|fc/|classifier/|last_linear/).*"
 # Image sides that published weights have; a file does not say its own.
 SIDES = (224, 384, 256, 448, 512, 240, 288, 336, 320, 192, 160, 128, 96, 64, 48, 32, 28, 16, 8)
 COLLECTIONS = ("params", "batch_stats")

@@ -29,7 +29,9 @@ DEFAULTS: dict[str, Any] = {
     "eval_batch_size": None,  # None: batch_size
     "nonfinite": "stop",  # or "skip": leave the update out, and count
     "init_from": "",  # a workdir, a checkpoint file of anyone's, or "stage:<name>"
+    "init_branch": "",  # the part of its parameters to take: "backbone" of a method that wraps the network
     "reinit_head": False,
+    "match_classes": False,  # of a head begun anew: columns of classes that the checkpoint has by the same name are kept
     "stages": (),  # ((name, {"dotted.key": value}), …)
     "writers": ("jsonl", "tensorboard"),  # and "wandb"
     "compilation_cache": "~/.cache/jaxvision/xla",  # "" for none

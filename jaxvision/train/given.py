@@ -7,8 +7,10 @@ from typing import Any
 from jaxvision import interop
 from jaxvision.errors import CheckpointError, ConfigError, nearest
 from jaxvision.tasks.base import Task, build_model
+from jaxvision.train.arrays import nest
 from jaxvision.train.config import complete
-from jaxvision.train.init_from import load_into, read_checkpoint_variables
+from jaxvision.train.init_from import load_into, match_classes, read_checkpoint_variables, select_branch
+from jaxvision.trees import named_leaves
 
 # What of a frozen network's checkpoint is told to the task and noted in the run's own checkpoints.
 NOTED = ("config", "classes", "channels", "constants", "step", "checksum")
@@ -42,15 +44,26 @@ def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted
     """{"params": …, "extra": …} for `Task.init` of config.init_from, fitted to `wanted` (shapes of the task's variables).
 
     A workdir's leaves that depend on the image size are resized as its model file declares. A file (timm's, PyTorch's, npz) is read by the
-    model's checkpoint rules. Raises CheckpointError that names what does not fit.
+    model's checkpoint rules. With `reinit_head` the head is left out, and its own initial values fill the gap; with `match_classes` beside it,
+    columns of classes of the same name are kept. Raises CheckpointError that names what does not fit.
     """
     path = resolve(config.init_from, roots)
+    if config.match_classes and not config.reinit_head:
+        raise ConfigError("match_classes says what a new head begins with: set --config.reinit_head=True beside it")
     if path.is_file():
-        variables = interop.load_pretrained(task.model, path, reinit_head=config.reinit_head)
+        if config.match_classes or config.init_branch:
+            raise ConfigError(f"{path} is a file: it names no classes and has no branches, so match_classes and init_branch need a workdir")
+        variables = interop.load_pretrained(task.model, path, reinit_head=config.reinit_head, channels=task.problem.channels)
     else:
         variables, meta = read_checkpoint_variables(path)
+        if config.init_branch:
+            variables = select_branch(variables, config.init_branch)
         old = complete(meta["config"])
         if tuple(old.image_size) != tuple(config.image_size) and old.model.name == config.model.name:
             variables = interop.resize_variables(variables, build_model(old, num_classes=len(meta["classes"])), task.model)
-        variables = load_into(wanted, variables, reinit_head=config.reinit_head)
+        source = variables
+        variables = load_into(wanted, source, reinit_head=config.reinit_head)
+        if config.match_classes:
+            head = match_classes(wanted, source, meta["classes"], task.problem.classes)
+            variables = nest({**named_leaves(variables), **named_leaves(head)})
     return {"params": variables["params"], "extra": {name: tree for name, tree in variables.items() if name != "params"}}

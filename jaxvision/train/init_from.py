@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.errors import CheckpointError
+from jaxvision.errors import CheckpointError, nearest
+from jaxvision.models.rules import HEAD
 from jaxvision.train import arrays, checkpoint, manifest
 from jaxvision.trees import named_leaves
 
-# Of paths without their collection. What timm calls the classifier; a norm that lies inside a `head` belongs to the features.
-HEAD = (r"head/(?!.*norm)", r"head_dist/", r"fc/", r"classifier/", r"last_linear/")
 
-
-def load_into(wanted: Mapping[str, Any], source: Mapping[str, Any], *, reinit_head: bool, head_patterns: Sequence[str] = HEAD) -> dict[str, Any]:
+def load_into(wanted: Mapping[str, Any], source: Mapping[str, Any], *, reinit_head: bool, head_patterns: Sequence[str] = (HEAD,)) -> dict[str, Any]:
     """The leaves of `source` that a model wants, as numpy arrays of the model's dtypes.
 
     Args:
@@ -46,6 +44,61 @@ def load_into(wanted: Mapping[str, Any], source: Mapping[str, Any], *, reinit_he
         advice = "; all of it is the head: reinit_head=True starts the head anew" if all(map(in_head, bad)) else ""
         raise CheckpointError(f"the checkpoint to start from does not fit the model: {problem}{advice}")
     return arrays.nest({name: np.asarray(given[name]).astype(leaf.dtype, copy=False) for name, leaf in named.items()})
+
+
+def select_branch(variables: Mapping[str, Any], branch: str) -> dict[str, Any]:
+    """The sub-trees at the '/'-joined `branch` of every collection: the backbone of a method that wraps it with heads of its own.
+
+    Raises CheckpointError when the parameters have no such branch; a collection without it is left out.
+    """
+    selected = {}
+    for name, tree in variables.items():
+        for part in branch.split("/"):
+            tree = tree.get(part) if isinstance(tree, Mapping) else None
+        if isinstance(tree, Mapping):
+            selected[name] = tree
+    if "params" not in selected:
+        advice = nearest(branch, _branches(variables["params"]))
+        raise CheckpointError(f"init_branch={branch!r}: the checkpoint's parameters have no such branch; {advice}")
+    return selected
+
+
+def _branches(tree: Mapping[str, Any]) -> list[str]:
+    """Names of the two outermost levels."""
+    inner = [f"{name}/{key}" for name, value in tree.items() if isinstance(value, Mapping) for key in value]
+    return [*tree, *inner]
+
+
+def match_classes(
+    wanted: Mapping[str, Any], source: Mapping[str, Any], old: Sequence[str], new: Sequence[str], head_patterns: Sequence[str] = (HEAD,)
+) -> dict[str, Any]:
+    """The leaves of a new head whose columns are those of the old one where the classes have the same name, and zero where a class is new.
+
+    Args:
+      wanted, source: as of `load_into`.
+      old, new: class names of the source and of the model.
+
+    Raises:
+      CheckpointError: no class name is shared, or a head's leaf does not fit apart from its last axis.
+    """
+    place = {name: i for i, name in enumerate(old)}
+    kept = [(i, place[name]) for i, name in enumerate(new) if name in place]
+    if not kept:
+        shown = lambda names: ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        raise CheckpointError(f"match_classes: no class of the checkpoint ({shown(list(old))}) is a class of the data ({shown(list(new))})")
+    to, of = map(list, zip(*kept))
+    given, loaded = named_leaves(source), {}
+    for name, leaf in named_leaves(wanted).items():
+        if any(re.match(pattern, name.split("/", 1)[-1]) for pattern in head_patterns):
+            shape, there = tuple(leaf.shape), tuple(np.shape(given.get(name, ())))
+            if shape == there and shape[-1] != len(new):  # a hidden layer of the head
+                loaded[name] = np.asarray(given[name]).astype(leaf.dtype)
+                continue
+            if (*shape[:-1], len(old)) != there or shape[-1] != len(new):
+                raise CheckpointError(f"match_classes: {name} is {there} in the checkpoint, {shape} is wanted; only the number of classes may differ")
+            loaded[name] = np.zeros(shape, leaf.dtype)
+            loaded[name][..., to] = np.asarray(given[name])[..., of]
+    return arrays.nest(loaded)
 
 
 def checkpoint_folder(path: str | os.PathLike) -> tuple[pathlib.Path, str | None]:

@@ -1,13 +1,18 @@
 """Fine-tuning starts from exactly the leaves that fit, and names those that do not."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxvision.errors import CheckpointError
+from jaxvision.models.registry import create_model, shapes_of
+from jaxvision.models.rules import HEAD
 from jaxvision.train.checkpoint import Checkpoints
-from jaxvision.train.init_from import load_into, read_checkpoint_variables
+from jaxvision.train.init_from import load_into, match_classes, read_checkpoint_variables, select_branch
+from jaxvision.trees import named_leaves
 
 
 def variables(classes=10, width=8, dtype=np.float32, seed=0):
@@ -97,3 +102,33 @@ def test_a_place_without_checkpoints_is_refused_in_words(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(CheckpointError, match="holds no checkpoints: it should be a workdir"):
             read_checkpoint_variables(path)
+
+
+def test_columns_of_classes_of_the_same_name_are_kept_and_new_classes_start_at_zero():
+    source, wanted = variables(classes=3), shapes(variables(classes=4))
+    loaded = match_classes(wanted, source, ["cat", "dog", "owl"], ["ant", "owl", "cat", "bee"])
+    (kernel,) = jax.tree.leaves(loaded)
+    old = source["params"]["head"]["fc"]["kernel"]
+    np.testing.assert_array_equal(kernel, np.stack([0 * old[:, 0], old[:, 2], old[:, 0], 0 * old[:, 0]], 1))
+
+
+def test_classes_without_a_common_name_and_heads_of_other_widths_are_refused():
+    with pytest.raises(CheckpointError, match=r"no class of the checkpoint \(cat, dog\) is a class of the data \(ant\)"):
+        match_classes(shapes(variables(classes=1)), variables(classes=2), ["cat", "dog"], ["ant"])
+    with pytest.raises(CheckpointError, match=r"head/fc/kernel is \(16, 2\) in the checkpoint, \(8, 1\) is wanted"):
+        match_classes(shapes(variables(classes=1)), variables(classes=2, width=16), ["cat", "dog"], ["cat"])
+
+
+def test_a_branch_of_a_method_s_parameters_is_taken_by_name():
+    source = variables()
+    wrapped = {"params": {"backbone": source["params"], "predictor": {"bias": np.zeros(2)}}, "batch_stats": {"backbone": source["batch_stats"]}}
+    jax.tree.map(np.testing.assert_array_equal, select_branch(wrapped, "backbone"), source)
+    with pytest.raises(CheckpointError, match=r"no such branch; did you mean 'backbone'"):
+        select_branch(wrapped, "backbon")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "inception_resnet_v2", "densenet121", "regnety_002", "convnext_atto", "caformer_s18"])
+def test_the_patterns_of_a_head_find_every_leaf_that_depends_on_the_classes(name):
+    leaves = named_leaves(shapes_of(create_model(name, num_classes=1009, image_size=96)))
+    of_classes = {path for path, leaf in leaves.items() if 1009 in leaf.shape}
+    assert of_classes and all(re.fullmatch(HEAD, path.split("/", 1)[1]) for path in of_classes)
