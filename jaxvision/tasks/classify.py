@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jaxvision.errors import ConfigError, DataError, nearest
+from jaxvision.tasks import metrics
 from jaxvision.tasks.base import Task, total, weighted_mean
 
 # Whole score vectors are kept for summaries up to this many classes; beyond, the five best.
@@ -25,12 +26,22 @@ def sigmoid_loss(logits, target):
 
 
 LOSSES = {"softmax": softmax_loss, "sigmoid": sigmoid_loss}
+SCORES = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}
+# What config.task.metrics may name: from the rows of the test split and the number of classes.
+METRICS = {
+    "auc": lambda rows, classes: metrics.macro_auc(rows.get("target", np.eye(classes)[rows["label"]]) > 0.5, rows["scores"]),
+    "kappa": lambda rows, classes: metrics.quadratic_kappa(rows["label"], rows["predicted"], classes),
+}
 
 
 class Classify(Task):
-    """Keys of config.task: `loss` ("softmax" or "sigmoid"), `label_smoothing`."""
+    """Keys of config.task: `loss` ("softmax" or "sigmoid"), `label_smoothing`, `metrics`.
 
-    KEYS = ("name", "loss", "label_smoothing")
+    `metrics` adds figures of the whole test split: "auc", the area under the ROC curve, one class against the rest, mean over classes (of labels
+    that do not exclude each other too); "kappa", Cohen's with quadratic weights, for classes that are ordered.
+    """
+
+    KEYS = ("name", "loss", "label_smoothing", "metrics")
 
     def __init__(self, config, problem):
         for key in config.task:
@@ -41,7 +52,11 @@ class Classify(Task):
         name = config.task.get("loss", "softmax")
         if name not in LOSSES:
             raise ConfigError(f"task.loss {name!r} is unknown; {nearest(name, LOSSES)}")
-        self.per_example_loss, self.label_smoothing = LOSSES[name], config.task.get("label_smoothing", 0.0)
+        self.per_example_loss, self.score, self.label_smoothing = LOSSES[name], SCORES[name], config.task.get("label_smoothing", 0.0)
+        self.metrics = tuple(config.task.get("metrics", ()))
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise ConfigError(f"task.metrics {metric!r} is unknown; {nearest(metric, METRICS)}")
         super().__init__(config, problem)
 
     def prepare(self, batch: Mapping[str, Any], key: jax.Array, *, train: bool) -> dict[str, Any]:
@@ -73,21 +88,24 @@ class Classify(Task):
         if len(self.problem.classes) > 10:
             sums["top5"] = total((jax.lax.top_k(logits, 5)[1] == label[:, None]).any(-1), weight)
         rows = {"label": label, "predicted": logits.argmax(-1)}
-        if len(self.problem.classes) <= WHOLE_SCORES:
-            rows["scores"] = jax.nn.softmax(logits)
+        if len(self.problem.classes) <= WHOLE_SCORES or "auc" in self.metrics:
+            rows["scores"] = self.score(logits)
+        if batch["label"].ndim == 2:
+            rows["target"] = batch["target"]
         return sums, rows
 
     def summarize(self, rows, names):
         test, classes = rows["test"], len(names)
+        figures = {name: METRICS[name](test, classes) for name in self.metrics}
         if classes > 200:
-            return {}
+            return figures
         confusion = np.zeros((classes, classes), np.int64)
         np.add.at(confusion, (test["label"], test["predicted"]), 1)
-        return {"confusion": confusion}
+        return {**figures, "confusion": confusion}
 
     def predict(self, state, batch):
         batch = Task.prepare(self, batch, state.key, train=False)
-        return {"probabilities": jax.nn.softmax(self.model.apply(self.variables(state), batch["image"], train=False))}
+        return {"probabilities": self.score(self.model.apply(self.variables(state), batch["image"], train=False))}
 
 
 TASK = Classify
