@@ -6,6 +6,7 @@
     model = jaxvision.create_model("vit_small_patch16_224", num_classes=10)
     variables = jaxvision.load_pretrained(model, "vit_small.safetensors")
     jaxvision.fit(config, workdir="runs/digits")       # what `python -m jaxvision.main` runs
+    run = jaxvision.load_run("runs/digits")            # run.model.apply(run.variables, run.normalize(images))
 
 The names below are imported at first use: `import jaxvision` itself loads neither jax nor flax and touches no device.
 """
@@ -21,6 +22,7 @@ _HOMES = {
     "load_pretrained": "jaxvision.interop",
     "save_pretrained": "jaxvision.interop",
     "fit": "jaxvision.train",
+    "load_run": "jaxvision.train",
 }
 __all__ = sorted(_HOMES)
 
