@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
+
+from jaxvision.kernels.conv import conv
+from jaxvision.kernels.depthwise_conv import depthwise_conv
+from jaxvision.kernels.grouped_conv import grouped_conv
 
 
 class Conv(nn.Module):
@@ -34,18 +37,21 @@ class Conv(nn.Module):
         kernel_size, strides, dilation = _pair(self.kernel_size), _pair(self.strides), _pair(self.dilation)
         padding = explicit_padding(self.padding, kernel_size, dilation)
         kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1] // self.groups, self.features), self.param_dtype)
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=strides,
-            padding=padding,
-            rhs_dilation=dilation,
-            feature_group_count=self.groups,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), strides, padding, dilation, self.groups)
         if self.use_bias:
             y = y + self.param("bias", self.bias_init, (self.features,), self.param_dtype).astype(self.dtype)
         return y
+
+
+def convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw g d"], strides, padding, dilation=1, groups: int = 1, *, implementation: str | None = None
+) -> Float[Array, "b h2 w2 d"]:
+    """The convolution of `kernels/` that fits: dense, depthwise (a group a channel, as many features), or grouped. Arguments as theirs."""
+    if groups == 1:
+        return conv(x, kernel, strides, padding, dilation, implementation=implementation)
+    if groups == x.shape[-1] == kernel.shape[-1]:
+        return depthwise_conv(x, kernel, strides, padding, dilation, implementation=implementation)
+    return grouped_conv(x, kernel, groups, strides, padding, dilation, implementation=implementation)
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
