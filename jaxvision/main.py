@@ -14,6 +14,7 @@ EPILOG = """modes:
   train    train by the config; the same command again goes on from the last checkpoint
   eval     print the metrics of a checkpoint on the test split
   predict  write predictions for --input (class probabilities as CSV, pictures as PNG, boxes as JSON)
+  export   write the network as a StableHLO program with its weights and class names, load it back and compare
 
 config keys are set by --config.KEY=VALUE, for example --config.optim.lr=0.001 --config.epochs=10; tuples as Python writes them.
 A config is a file with get_config(variant): --config=configs/vit.py:digits; or the config.json of an earlier run.
@@ -35,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", default="last", metavar="last|best|STEP", help="which checkpoint eval and predict take (default: last)")
     add("--stage", metavar="NAME", help="which stage of a run of several eval and predict take (default: the last)")
     add("--input", metavar="FILE|FOLDER", help="what predict reads")
-    add("--output", metavar="FOLDER", help="where predict writes (default: WORKDIR/predictions)")
+    add("--output", metavar="FOLDER", help="where predict and export write (default: WORKDIR/predictions, WORKDIR/export)")
     add("--seeds", metavar="0,1,2", help="train once for each seed, in WORKDIR/seed_N, and print mean and deviation")
     add("--profile", metavar="STEP:COUNT", help="write a profiler trace of COUNT steps from STEP to WORKDIR/profile")
     add("--distributed", action="store_true", help="several processes found by the environment (TPU pods, SLURM, GKE)")
@@ -130,7 +131,15 @@ def _predict(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     predict(config, args.workdir, args.input, output=args.output, checkpoint=checkpoint, stage=args.stage)
 
 
-MODES: dict[str, Callable[[argparse.Namespace, Sequence[str]], None]] = {"train": _train, "eval": _eval, "predict": _predict}
+def _export(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from jaxvision.train.export_mode import export
+
+    if args.config or overrides:
+        raise ConfigError("--mode=export takes the run as it is in --workdir: leave --config out")
+    export(args.workdir, output=args.output, checkpoint=_checkpoint(args.checkpoint), stage=args.stage)
+
+
+MODES: dict[str, Callable[[argparse.Namespace, Sequence[str]], None]] = {"train": _train, "eval": _eval, "predict": _predict, "export": _export}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
