@@ -9,8 +9,8 @@ from PIL import Image
 import jaxvision
 from jaxvision.data.digits import open_digits
 from jaxvision.errors import CheckpointError, ConfigError
+from jaxvision.train.checkpoint import Checkpoints
 from jaxvision.train.config import config_json
-from jaxvision.train.init_from import read_checkpoint_variables
 from jaxvision.train.modes import predict
 from jaxvision.trees import named_leaves
 from tests.runs import tiny
@@ -41,9 +41,10 @@ def test_a_loaded_run_has_the_accuracy_that_training_reported(finished):
 
 def test_a_loaded_run_has_the_averaged_parameters(finished):
     run = jaxvision.load_run(finished[0])
-    averaged, _ = read_checkpoint_variables(finished[0], "last")
-    for name, leaf in named_leaves(averaged).items():
-        np.testing.assert_array_equal(named_leaves(run.variables)[name], leaf)
+    state, _ = Checkpoints(finished[0] / "checkpoints", read_only=True).restore(None)
+    for name, leaf in named_leaves(run.variables["params"]).items():
+        np.testing.assert_array_equal(leaf, named_leaves(state["extra"]["ema"]["params"])[name])
+        assert not np.array_equal(leaf, named_leaves(state["params"])[name])
 
 
 def test_a_run_is_loaded_without_its_data_and_predicts_what_the_model_says(finished, tmp_path, monkeypatch):
