@@ -1,4 +1,4 @@
-"""Mixup (Zhang et al. 2018, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899) in timm's batch mode.
+"""Mixup (Zhang et al. 2018, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899) in timm's batch mode, and Patch Mixing beside them.
 
 Example i is paired with example B-1-i; one draw serves the batch. Both are one weighted sum of the batch and its mirror: the weight is a number for
 mixup and a mask for CutMix. Label smoothing is the task's.
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvision.augment.erasing import Box
+from jaxvision.augment.patch_mixing import patch_mixing
 
 
 def mixup(image: Float[Array, "b h w c"], label: Float[Array, "b k"], share: Float[Array, ""]) -> tuple[Array, Array]:
@@ -40,11 +41,23 @@ def mix_batch(
     cutmix_alpha: float,
     probability: float = 1.0,
     switch_probability: float = 0.5,
+    patch_alpha: float = 0.0,
+    patch_grids: tuple[tuple[int, int], ...] = (),
 ) -> tuple[Array, Array]:
     """timm's lottery: with `probability` the batch is mixed; where both alphas are positive, by CutMix with `switch_probability`.
 
-    The share comes from Beta(alpha, alpha); CutMix corrects it by the area of the clipped box. An alpha of 0 switches a method off.
+    The share comes from Beta(alpha, alpha); CutMix corrects it by the area of the clipped box. An alpha of 0 switches a method off. Where Patch
+    Mixing is on, it serves as many batches as each of the others would if all were equally likely; one of `patch_grids` is drawn.
     """
+    if patch_alpha > 0:
+        choice_key, happens_key, patch_key, key = jax.random.split(key, 4)
+        methods = 1 + (mixup_alpha > 0) + (cutmix_alpha > 0)
+        choice = jax.random.randint(choice_key, (), 0, methods * len(patch_grids))
+        choice = jnp.where(jax.random.bernoulli(happens_key, probability), jnp.minimum(choice, len(patch_grids)), len(patch_grids) + 1)
+        branches = [lambda x, y, grid=grid: patch_mixing(patch_key, x, y, grid=grid, alpha=patch_alpha) for grid in patch_grids]
+        others = {"mixup_alpha": mixup_alpha, "cutmix_alpha": cutmix_alpha, "switch_probability": switch_probability}
+        branches += [lambda x, y: mix_batch(key, x, y, **others), lambda x, y: (x, y)]
+        return jax.lax.switch(choice, branches, image, label)
     if mixup_alpha <= 0 and cutmix_alpha <= 0:
         return image, label
     happens_key, switch_key, mixup_key, cutmix_key, box_key = jax.random.split(key, 5)

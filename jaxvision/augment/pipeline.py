@@ -15,6 +15,8 @@ from jaxvision.augment.geometry import PAD_MODES, pad_crop, random_flip
 from jaxvision.augment.mix import mix_batch
 from jaxvision.augment.normalize import normalize
 from jaxvision.augment.randaugment import RandAugment, parse
+from jaxvision.augment.resize import lanczos
+from jaxvision.augment.spectrum import low_frequency_crop
 from jaxvision.errors import ConfigError, nearest
 
 
@@ -30,7 +32,9 @@ class Augment:
       randaugment: its settings, or None.
       erasing: probability and mode.
       mixup, cutmix: the alpha of their Beta distributions.
+      patch_mixing: the alpha of its Beta distribution, and the grids of which one is drawn a batch.
       mix_prob, switch_prob: whether a batch is mixed, and then by CutMix when both are on.
+      size, crop: of a phase (train/phases.py): "spectrum" keeps the low frequencies, after erasing; "resize" is Lanczos, before normalizing.
     """
 
     mean: tuple[float, ...]
@@ -42,13 +46,16 @@ class Augment:
     erasing: tuple[float, str] = (0.0, "pixel")
     mixup: float = 0.0
     cutmix: float = 0.0
+    patch_mixing: tuple[float, tuple[tuple[int, int], ...]] = (0.0, ())
     mix_prob: float = 1.0
     switch_prob: float = 0.5
+    size: tuple[int, ...] = ()
+    crop: str = ""
 
     def image(
         self, key: Array, image: Num[Array, "b h w c"], row: Int[Array, "b"], *, magnitude: float | Float[Array, ""] | None = None
-    ) -> Float[Array, "b h w c"]:
-        """flip, pad_crop, randaugment, color_jitter, normalize, erasing, in this order; float32 out.
+    ) -> Float[Array, "b p q c"]:
+        """flip, pad_crop, randaugment, resize, color_jitter, normalize, erasing, spectrum crop, in this order; float32 out.
 
         Args:
           image: stored pixels; RandAugment and colour jitter want uint8.
@@ -66,23 +73,31 @@ class Augment:
             image = pad_crop(jax.random.fold_in(key, 1), image, row, *self.pad_crop)
         if self.randaugment:
             image = self.randaugment(jax.random.fold_in(key, 2), image, row, fill=self.fill, magnitude=magnitude)
+        image = self._resized(image)
         if any(self.color_jitter):
             names = ("brightness", "contrast", "saturation", "hue")
             image = color_jitter(jax.random.fold_in(key, 3), image, row, **dict(zip(names, self.color_jitter))) / 255
-        image = self.normalize(image)
+        image = normalize(image, self.mean, self.std)
         if self.erasing[0]:
             image = random_erasing(jax.random.fold_in(key, 4), image, row, probability=self.erasing[0], mode=self.erasing[1])
-        return image
+        return self._low_frequencies(image)
 
     def mix(self, key: Array, image: Float[Array, "b h w c"], label: Float[Array, "b k"]) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
-        """Mixup and CutMix of a batch and its one-hot labels; the same arrays when both are off."""
+        """Mixup, CutMix and Patch Mixing of a batch and its one-hot labels, one of them a batch; the same arrays when all are off."""
         return mix_batch(
-            key, image, label, mixup_alpha=self.mixup, cutmix_alpha=self.cutmix, probability=self.mix_prob, switch_probability=self.switch_prob
-        )
+            key, image, label, mixup_alpha=self.mixup, cutmix_alpha=self.cutmix, probability=self.mix_prob, switch_probability=self.switch_prob,
+            patch_alpha=self.patch_mixing[0], patch_grids=self.patch_mixing[1],
+        )  # fmt: skip
 
-    def normalize(self, image: Num[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """What evaluation does instead of `image`."""
-        return normalize(image, self.mean, self.std)
+    def normalize(self, image: Num[Array, "b h w c"]) -> Float[Array, "b p q c"]:
+        """What evaluation does instead of `image`: normalized floats, at the size of the phase."""
+        return self._low_frequencies(normalize(self._resized(image), self.mean, self.std))
+
+    def _resized(self, image: Array) -> Array:
+        return lanczos(image, self.size) if self.crop == "resize" else image
+
+    def _low_frequencies(self, image: Array) -> Array:
+        return low_frequency_crop(image, self.size) if self.crop == "spectrum" else image
 
     @property
     def fill(self) -> tuple[int, ...]:
@@ -90,12 +105,15 @@ class Augment:
         return tuple(min(255, round(255 * m)) for m in self.mean)
 
 
-def make_augment(config: Mapping[str, Any] | Any, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Augment:
+def make_augment(
+    config: Mapping[str, Any] | Any, *, mean: tuple[float, ...], std: tuple[float, ...], size: tuple[int, ...] = (), crop: str = ""
+) -> Augment:
     """Reads `config.augment`; a key that is absent, None, False or 0 is off.
 
     flip: True (a half) or a probability. pad_crop: pixels, or (pixels, "reflect"). color_jitter: one strength for brightness, contrast and
     saturation, or three, or four with hue. randaugment: a string such as "rand-m9-mstd0.5-inc1". erasing: a probability, or (probability, mode)
-    with mode "const", "rand" or "pixel" (default). mixup, cutmix: alphas. mix_prob, switch_prob: probabilities.
+    with mode "const", "rand" or "pixel" (default). mixup, cutmix: alphas. patch_mixing: an alpha (the paper's: 0.3), or the alpha and then
+    the grids' sides, (0.3, 7, 14); one side, 7, without them. mix_prob, switch_prob: probabilities. size, crop: a phase's.
 
     Raises:
       ConfigError: an unknown key, or a value outside its range.
@@ -108,7 +126,7 @@ def make_augment(config: Mapping[str, Any] | Any, *, mean: tuple[float, ...], st
         if value is None and key in ("mix_prob", "switch_prob"):
             continue
         settings[key] = _READERS[key](key, value)
-    return Augment(mean=tuple(float(m) for m in mean), std=tuple(float(s) for s in std), **settings)
+    return Augment(mean=tuple(float(m) for m in mean), std=tuple(float(s) for s in std), size=tuple(size), crop=crop, **settings)
 
 
 def _number(key: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
@@ -164,6 +182,13 @@ def _read_erasing(key: str, value: Any) -> tuple[float, str]:
     return _read_probability(key, probability), _choice(key, mode, MODES)
 
 
+def _read_patch_mixing(key: str, value: Any) -> tuple[float, tuple[tuple[int, int], ...]]:
+    alpha, *sides = value if isinstance(value, (tuple, list)) and value else (value or 0.0,)
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ConfigError(f"augment.{key} is {value!r}, must be an alpha, or an alpha and the sides of grids, (0.3, 7, 14)")
+    return _number(key, alpha), tuple((side, side) for side in sides or (7,))
+
+
 _READERS = {
     "flip": _read_flip,
     "pad_crop": _read_pad_crop,
@@ -172,6 +197,7 @@ _READERS = {
     "erasing": _read_erasing,
     "mixup": _read_alpha,
     "cutmix": _read_alpha,
+    "patch_mixing": _read_patch_mixing,
     "mix_prob": _read_probability,
     "switch_prob": _read_probability,
 }

@@ -11,9 +11,9 @@ from jaxvision.nn.patch import patch_grid
 from jaxvision.nn.position import resize_position
 
 
-def _resize_pos_embed(value, old: nn.Module, new: nn.Module):
+def _resize_pos_embed(value, old: nn.Module, new: nn.Module, method: str = "bicubic"):
     grids = (patch_grid(model.image_size, model.patch) for model in (old, new))
-    return resize_position(value, *grids, prefix=new.position_prefix)
+    return resize_position(value, *grids, prefix=new.position_prefix, method=method)
 
 
 SIZE_DEPENDENT = ((r"pos_embed", _resize_pos_embed),)

@@ -191,15 +191,17 @@ def _without_frozen(transform: optax.GradientTransformation, freeze: tuple[str, 
     return optax.GradientTransformationExtraArgs(init, parted.update)
 
 
-def make_optimizer(optim_config: Mapping[str, Any], *, total_steps: int, steps_per_epoch: float, batch_size: int) -> optax.GradientTransformation:
+def make_optimizer(optim_config: Mapping[str, Any], **run: Any) -> optax.GradientTransformation:
     """The transformation that config.optim asks for; masks, layers and frozen leaves are found by name in the tree that `init` gets.
+
+    `run`: total_steps, steps_per_epoch, batch_size and offset, as make_schedule takes them.
 
     Raises ConfigError here for an unknown key, optimizer or schedule and values out of range, and in `init` for a `freeze` that finds nothing
     and a `layer_decay` without blocks.
     """
     check_keys(optim_config)
     make = choose(OPTIMIZERS, setting(optim_config, "name"), "name")
-    schedule = make_schedule(optim_config, total_steps=total_steps, steps_per_epoch=steps_per_epoch, batch_size=batch_size)
+    schedule = make_schedule(optim_config, **run)
     weight_decay = number(optim_config, "weight_decay")
     no_decay, freeze = patterns(optim_config, "no_decay", NO_DECAY), patterns(optim_config, "freeze")
     mask = lambda tree: decay_mask(tree, no_decay, bool(setting(optim_config, "decay_1d")))

@@ -129,8 +129,10 @@ def peak_lr(optim_config: Mapping[str, Any], batch_size: int) -> float:
     return number(optim_config, "lr") * factor
 
 
-def make_schedule(optim_config: Mapping[str, Any], *, total_steps: int, steps_per_epoch: float, batch_size: int) -> Schedule:
-    """The function step -> learning rate that config.optim asks for.
+def make_schedule(
+    optim_config: Mapping[str, Any], *, total_steps: int, steps_per_epoch: float, batch_size: int, offset: int = 0
+) -> Schedule:
+    """The function step -> learning rate that config.optim asks for. A phase of a run has a length and an `offset`, added to the step, of its own.
 
     Raises ConfigError: an unknown schedule, a length that is none, a warm-up that leaves no step of the run, a last rate above the highest.
     """
@@ -143,4 +145,5 @@ def make_schedule(optim_config: Mapping[str, Any], *, total_steps: int, steps_pe
     if end > peak:
         raise ConfigError(f"optim.lr_end={end:g} is above the highest rate, {peak:g}")
     schedule = make(Run(optim_config, peak, end, warmup, total_steps, steps_of))
-    return optax.join_schedules([optax.linear_schedule(start, peak, warmup), schedule], [warmup]) if warmup else schedule
+    schedule = optax.join_schedules([optax.linear_schedule(start, peak, warmup), schedule], [warmup]) if warmup else schedule
+    return (lambda step: schedule(step + offset)) if offset else schedule

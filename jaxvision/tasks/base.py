@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxvision import models, optim
-from jaxvision.augment.normalize import normalize
 from jaxvision.augment.pipeline import make_augment
 from jaxvision.errors import ConfigError
 from jaxvision.models.registry import variant_of
@@ -40,6 +39,9 @@ class Problem:
       total_steps: of the run.
       steps_per_epoch: train_size / batch size, a fraction.
       frozen: {name: meta of the checkpoint that it is loaded from}.
+      crop: how images come to config.image_size in a phase that is smaller than the data: "spectrum" or "resize"; "" where they have that size.
+      schedule: (length in updates, what is added to their count) of the learning rate's schedule; None: the whole run's.
+      magnitudes: ((first step, RandAugment's magnitude from there), …).
     """
 
     classes: tuple[str, ...]
@@ -48,6 +50,9 @@ class Problem:
     total_steps: int
     steps_per_epoch: float
     frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    crop: str = ""
+    schedule: tuple[int, int] | None = None
+    magnitudes: tuple[tuple[int, float], ...] = ()
 
 
 class Player(NamedTuple):
@@ -102,11 +107,15 @@ class Task:
 
     statics: tuple = (None,)
     splits: tuple[str, ...] = ("test",)  # that an evaluation goes through
+    # Leaves of the state beside the model's own that depend on the image size: (regular expression for the end of the '/'-joined name,
+    # function(value, old task, new task) -> value), as SIZE_DEPENDENT of a model file.
+    size_dependent: tuple = ()
 
     def __init__(self, config: Any, problem: Problem):
         self.config, self.problem = config, problem
         self.constants = input_constants(config, problem.channels)
-        self.augment = make_augment(config.augment, mean=self.constants["mean"], std=self.constants["std"])
+        constants = {"mean": self.constants["mean"], "std": self.constants["std"]}
+        self.augment = make_augment(config.augment, **constants, size=tuple(config.image_size) if problem.crop else (), crop=problem.crop)
         self.model = self.build()
         if config.optim.groups > 1 and config.model.get("norm_groups", None) == 1:
             raise ConfigError("model.norm_groups=1 beside optim.groups > 1: batch norm is per group there; leave norm_groups out")
@@ -114,10 +123,12 @@ class Task:
         self.transforms, self.schedules, self.rules = {}, {}, {}
         for player in self.players:
             section = self._optim_section(player)
+            total, offset = problem.schedule or (problem.total_steps, 0)
             known = dict(
-                total_steps=max(1, problem.total_steps // player.every),
+                total_steps=max(1, total // player.every),
                 steps_per_epoch=problem.steps_per_epoch / player.every,
                 batch_size=config.batch_size,
+                offset=offset // player.every,
             )
             self.transforms[player.name] = optim.make_optimizer(section, **known)
             self.schedules[player.name] = optim.make_schedule(section, **known)
@@ -139,7 +150,8 @@ class Task:
 
     def init_variables(self, key: jax.Array, shapes: Mapping[str, Any]) -> dict[str, Any]:
         """All variables of the trained networks: {"params": …, other collections: …}. `shapes`: the batch's, as ShapeDtypeStructs."""
-        image = jnp.zeros((1, *shapes["image"].shape[1:]), jnp.float32)
+        size = self.augment.size or shapes["image"].shape[1:-1]
+        image = jnp.zeros((1, *size, shapes["image"].shape[-1]), jnp.float32)
         return self.model.init(key, image, train=False)
 
     def init_extra(self, key: jax.Array, params: Any, frozen: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,10 +163,11 @@ class Task:
         batch, valid = dict(batch), batch["valid"].astype(jnp.float32)
         if train:
             row = jnp.arange(valid.shape[0])
-            batch["image"] = self.augment.image(key, batch["image"], row)
+            magnitude = batch.pop("magnitude")[0] if "magnitude" in batch else None
+            batch["image"] = self.augment.image(key, batch["image"], row, magnitude=magnitude)
             batch["weight"] = valid / jnp.maximum(valid.mean(), 1e-9)
         else:
-            batch["image"] = normalize(batch["image"], self.constants["mean"], self.constants["std"])
+            batch["image"] = self.augment.normalize(batch["image"])
             batch["weight"] = valid
         return batch
 
@@ -210,7 +223,7 @@ class Task:
 
     def train_step(self, state: TrainState, batch: Mapping[str, Any], *, static=None) -> tuple[TrainState, dict[str, jax.Array]]:
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        batch = self.prepare(batch, prepare_key, train=True)
+        batch = self.prepare(self._with_magnitude(batch, state.step), prepare_key, train=True)
         params, extra, opt_state = state.params, state.extra, dict(state.opt_state)
         metrics: dict[str, jax.Array] = {}
         finite, outputs = jnp.bool_(True), {}
@@ -235,6 +248,16 @@ class Task:
             state.step + 1, state.key, keep(params, state.params), keep(opt_state, state.opt_state), keep(extra, state.extra), state.frozen
         )
         return new_state, {**metrics, "finite": finite.astype(jnp.float32)}
+
+    def _with_magnitude(self, batch: Mapping[str, Any], step: jax.Array) -> Mapping[str, Any]:
+        """In a curriculum a column `magnitude` in each batch, so that phases which differ in it alone share an executable; `prepare` takes it out."""
+        if not self.problem.magnitudes:
+            return batch
+        if "valid" not in batch:
+            return {name: self._with_magnitude(part, step) for name, part in batch.items()}
+        starts, values = (jnp.asarray(column) for column in zip(*self.problem.magnitudes))
+        now = values.astype(jnp.float32)[jnp.searchsorted(starts, step, side="right") - 1]
+        return {**batch, "magnitude": jnp.broadcast_to(now, batch["valid"].shape)}
 
     def _move(self, player, params, extra, opt_state, state, batch, key, static):
         mine = _select(params, player.subtree)

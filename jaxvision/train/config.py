@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "reinit_head": False,
     "match_classes": False,  # of a head begun anew: columns of classes that the checkpoint has by the same name are kept
     "stages": (),  # ((name, {"dotted.key": value}), …)
+    "phases": (),  # a curriculum: ({"until": "60ep", "size": 160, …}, …), see train/phases.py
     "writers": ("jsonl", "tensorboard"),  # and "wandb"
     "compilation_cache": "~/.cache/jaxvision/xla",  # "" for none
     "model": {"name": "", "dtype": "float32", "param_dtype": "float32"},

@@ -40,7 +40,7 @@ def run_split(executables: Executables, carry: TrainState, frozen: Any, split: s
     waiting = []
     try:
         for item in feed:
-            waiting.append(executables.eval_step(carry, frozen, item.arrays, item.layout))
+            waiting.append(executables.evaluate(carry, frozen, item))
             if len(waiting) > 2:  # so that the host reads one batch while the device computes the next
                 _collect(waiting.pop(0), sums, blocks)
         for result in waiting:

@@ -71,6 +71,13 @@ def pack(batch: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], Layout]:
     return out, tuple(layout)
 
 
+def batch_like(shapes: Any, sharding: jax.sharding.NamedSharding) -> tuple[dict[str, jax.ShapeDtypeStruct], Layout]:
+    """(arrays, layout) that `pack` makes of a batch of these global shapes, without data: for compiling ahead."""
+    arrays, layout = pack(jax.tree.map(lambda leaf: np.zeros((leaf.shape[0] // jax.process_count(), *leaf.shape[1:]), leaf.dtype), shapes))
+    whole = lambda value: jax.ShapeDtypeStruct((value.shape[0] * jax.process_count(), *value.shape[1:]), value.dtype, sharding=sharding)
+    return {name: whole(value) for name, value in arrays.items()}, layout
+
+
 def unpack(arrays: Mapping[str, jax.Array], layout: Layout) -> dict[str, Any]:
     """The inverse of `pack`, traced."""
     packs = {name: value for name, value in arrays.items() if name.startswith("packed:")}

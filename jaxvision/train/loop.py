@@ -14,6 +14,7 @@ from jaxvision.errors import ConfigError, NonFiniteError
 from jaxvision.train import figures
 from jaxvision.train.checkpoint import Checkpoints, describe_changes
 from jaxvision.train.config import config_json, plain
+from jaxvision.train.curriculum import Curriculum
 from jaxvision.train.evaluate import evaluate
 from jaxvision.train.feed import Feed
 from jaxvision.train.mesh import batch_sharding
@@ -65,10 +66,11 @@ def train(
         best_mode=kept.mode,
         report=say,
     )
-    setup = set_up(config, roots=roots, fresh=not checkpoints.steps())
-    executables = Executables(setup)
-    total, task = setup.total_steps, setup.task
-    eval_every = config.eval_every or max(1, round(setup.problem.steps_per_epoch))
+    fresh = not checkpoints.steps()
+    setup = set_up(config, roots=roots, fresh=fresh, phase=checkpoints.read_meta().get("phase", 0) if config.phases and not fresh else 0)
+    curriculum = Curriculum(setup)
+    executables, total, task = curriculum.executables, setup.total_steps, setup.task
+    eval_every = config.eval_every or max(1, round(setup.problem.train_size / config.batch_size))
     save_every = config.checkpoint.every or eval_every
     with jax.set_mesh(setup.mesh), GracefulStop() as stop:
         restored = checkpoints.restore(executables.like())
@@ -84,7 +86,7 @@ def train(
         finished = start >= total
         writers = make_writers(workdir, config.writers, config=plain(config), resume_step=start if restored else None) if main_process else None
         progress = Progress(total, config.batch_size, start) if main_process and not finished else None
-        feed = None if finished else Feed(setup.train_stream(int(meta.get("position", 0))), batch_sharding(setup.mesh), config.data.prefetch)
+        feed = None if finished else _feed(setup, int(meta.get("position", 0)), start)
         recent: collections.deque = collections.deque()
         position, skipped, metrics, tables = int(meta.get("position", 0)), int(meta.get("skipped_steps", 0)), {}, {}
         began, seconds = time.monotonic(), float(meta.get("seconds", 0.0))
@@ -115,6 +117,7 @@ def train(
                     {
                         "step": step,
                         "position": position,
+                        "phase": curriculum.number,
                         "config": plain(config),
                         "classes": list(setup.problem.classes),
                         "channels": setup.problem.channels,
@@ -126,7 +129,8 @@ def train(
                         "seconds": seconds + time.monotonic() - began,
                     },
                     step=step,
-                    metrics=metrics if evaluated == step else None,
+                    # A phase is evaluated at its own size, so only figures of the last one say which checkpoint is the best.
+                    metrics=metrics if evaluated == step and curriculum.number == len(curriculum.plan) - 1 else None,
                 )
                 saved = step
             if wait:
@@ -144,22 +148,32 @@ def train(
                         trace = step + profile[1]
                     item = next(feed)
                     static = task.static(step)
-                    carry, vector = executables.train_step(carry, frozen, item.arrays, item.layout, static)
+                    carry, vector = executables.train(carry, frozen, item, static)
+                    if step in (start, curriculum.phase.start):
+                        curriculum.compile_ahead()
                     recent.append((step, item.index, static, vector))
                     if len(recent) > AHEAD:
                         recent[-AHEAD][3].block_until_ready()
                     done, position = step + 1, item.position
+                    boundary = done == curriculum.phase.stop and done < total
                     if trace == done:
                         vector.block_until_ready()
                         jax.profiler.stop_trace()
                         trace = None
-                    if done % config.log_every == 0 or done % eval_every == 0 or done % save_every == 0 or done == total:
+                    if done % config.log_every == 0 or done % eval_every == 0 or done % save_every == 0 or done == total or boundary:
                         flush(done)
                     if done % eval_every == 0 or done == total:
                         metrics, tables = evaluate(executables, carry, frozen, task.splits)
                         evaluated = done
                         write(done, metrics)
-                    if done % save_every == 0 or done == total:
+                    if boundary:
+                        before, carry = curriculum.phase, curriculum.advance(carry)
+                        executables = curriculum.executables
+                        setup, task = executables.setup, executables.setup.task
+                        if (before.batch, before.replay) != (curriculum.phase.batch, curriculum.phase.replay) or curriculum.phase.replay:
+                            feed.close()
+                            feed = _feed(setup, position, done)
+                    if done % save_every == 0 or done == total or boundary:
                         save(done)
                     if stop.requested(done) and done < total:
                         if recent:
@@ -181,8 +195,12 @@ def train(
             if writers is not None:
                 writers.close()
             checkpoints.close()
-            executables.close()
+            curriculum.close()
     return metrics
+
+
+def _feed(setup: Setup, position: int, step: int) -> Feed:
+    return Feed(setup.train_stream(position, step), batch_sharding(setup.mesh), setup.config.data.prefetch)
 
 
 def _start(executables: Executables, restored: tuple | None):

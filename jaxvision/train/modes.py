@@ -46,7 +46,8 @@ def evaluate(
     """
     config = own_config(config, workdir)
     folder, config = stage_folder(config, workdir, stage)
-    setup = set_up(config, roots=_roots(config, workdir), fresh=False)
+    found = Checkpoints(folder / "checkpoints", read_only=True, report=report).read_meta(checkpoint) if config.phases else None
+    setup = set_up(config, roots=_roots(config, workdir), fresh=False, phase=(found or {}).get("phase", 0))
     executables = Executables(setup)
     with jax.set_mesh(setup.mesh):
         carry, frozen, meta = _restore(executables, folder, checkpoint)
@@ -96,7 +97,7 @@ def predict(
     }
     config = with_changes(config, changes)
     known = dict(classes=meta["classes"], train_size=meta["train_size"], roots=_roots(config, workdir), fresh=False)
-    setup = set_up(config, sources={"test": source}, **known)
+    setup = set_up(config, sources={"test": source}, phase=meta.get("phase", 0), **known)
     executables = Executables(setup)
     target = pathlib.Path(output) if output is not None else pathlib.Path(workdir) / "predictions"
     # Every process needs the whole loop (collectives); one writes.

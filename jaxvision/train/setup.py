@@ -17,10 +17,10 @@ from jaxvision.models.registry import variant_of
 from jaxvision.tasks import make_task
 from jaxvision.tasks.base import Problem, Task
 from jaxvision.tasks.state import TrainState
-from jaxvision.train.config import run_length
-from jaxvision.train.feed import Layout, unpack
+from jaxvision.train.feed import Item, Layout, batch_like, unpack
 from jaxvision.train.given import load_frozen, load_init
 from jaxvision.train.mesh import batch_sharding, check_batch, make_mesh, replicated, state_shardings
+from jaxvision.train.phases import Phase, plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Setup:
       shapes: of a global batch, host dtypes, as ShapeDtypeStructs.
       state_shapes, shardings: trees of the TrainState.
       given: what `Task.init` is given: loaded parameters and frozen networks.
-      steps_per_epoch: train examples / batch size.
+      plan: the phases of the run; there is always one.
+      number: of the phase that task, shapes and shardings belong to.
     """
 
     config: Any
@@ -46,6 +47,12 @@ class Setup:
     state_shapes: TrainState
     shardings: TrainState
     given: dict[str, Any]
+    plan: tuple[Phase, ...]
+    number: int
+
+    @property
+    def phase(self) -> Phase:
+        return self.plan[self.number]
 
     @property
     def total_steps(self) -> int:
@@ -55,11 +62,11 @@ class Setup:
     def eval_batch_size(self) -> int:
         return self.config.eval_batch_size or self.config.batch_size
 
-    def train_stream(self, position: int = 0):
-        """This process's rows of the endless training stream, from example number `position` of the run."""
+    def train_stream(self, position: int = 0, step: int = 0):
+        """This process's rows of the endless training stream, from example number `position`, which is where the run stands before `step`."""
         return data_room.TrainStream(
             self.sources["train"],
-            batch_size=self.config.batch_size,
+            batch_size=self.phase.batch,
             image=self.decode,
             seed=self.config.seed,
             position=position,
@@ -119,6 +126,7 @@ def set_up(
     train_size: int | None = None,
     roots: Mapping[str, pathlib.Path] | None = None,
     fresh: bool = True,
+    phase: int = 0,
     devices: Sequence[jax.Device] | None = None,
 ) -> Setup:
     """Builds a run from its complete config; touches data (one record) and devices, computes nothing.
@@ -129,6 +137,7 @@ def set_up(
       train_size: training examples, which a checkpoint carries too; what is meant in epochs or in shares of the run depends on it.
       roots: {stage name: folder} that "stage:<name>" refers to.
       fresh: read config.init_from too; a run that is restored does not need it.
+      phase: number of the phase that the run, or its checkpoint, is in.
 
     Raises ConfigError, DataError or ModelError, each a line that says what would be right.
     """
@@ -150,25 +159,50 @@ def set_up(
     shapes = example_shapes(first, decode, config.batch_size)
     if train_size is None:
         train_size = len(sources["train"]) if "train" in sources else len(first)
-    total, per_epoch = run_length(config, train_size)
+    phases = plan(config, train_size)
+    phase = min(phase, len(phases) - 1)
     frozen, frozen_record = load_frozen(config, roots or {})
     problem = Problem(
         classes=tuple(classes if classes is not None else first.classes),
         channels=int(shapes["image"].shape[-1]) if "image" in shapes else channels,
         train_size=train_size,
-        total_steps=total,
-        steps_per_epoch=per_epoch,
+        total_steps=phases[-1].stop,
+        steps_per_epoch=train_size / config.batch_size,
         frozen=frozen_record,
     )
-    task = make_task(config, problem)
-    given: dict[str, Any] = {"frozen": frozen}
+    task, given = _task_of(config, problem, phases[phase], mesh), {"frozen": frozen}
+    shapes = _batched(shapes, phases[phase].batch)
     if fresh and config.init_from:
         wanted = jax.eval_shape(lambda: dict(task.init_variables(jax.random.key(0), shapes)))
-        given |= load_init(config, roots or {}, task, wanted)
+        given |= load_init(task.config, roots or {}, task, wanted)
+    state_shapes, shardings = _state_of(task, shapes, given, mesh)
+    return Setup(config, mesh, dict(sources), decode, task.problem, task, shapes, state_shapes, shardings, given, phases, phase)
+
+
+def _task_of(config: Any, problem: Problem, phase: Phase, mesh: Mesh) -> Task:
+    check_batch(phase.batch, mesh, config.optim.accumulate)
+    steps = {"steps_per_epoch": problem.train_size / phase.batch, "schedule": (phase.total, phase.offset)}
+    return make_task(phase.config(config), dataclasses.replace(problem, **steps, crop=phase.crop, magnitudes=phase.magnitudes))
+
+
+def _batched(shapes: Any, batch: int) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), shapes)
+
+
+def _state_of(task: Task, shapes: Any, given: Any, mesh: Mesh) -> tuple[TrainState, TrainState]:
+    """(shapes, shardings) of the state."""
     with jax.set_mesh(mesh):
         state_shapes = jax.eval_shape(lambda given: task.init(jax.random.key(0), shapes, given), given)
-        shardings = state_shardings(state_shapes, mesh, tuple(config.mesh.rules))
-    return Setup(config, mesh, dict(sources), decode, problem, task, shapes, state_shapes, shardings, given)
+        return state_shapes, state_shardings(state_shapes, mesh, tuple(task.config.mesh.rules))
+
+
+def in_phase(setup: Setup, number: int) -> Setup:
+    """The same run in another of its phases. Raises ModelError for a size that the architecture does not allow."""
+    phase = setup.plan[number]
+    task, shapes = _task_of(setup.config, setup.problem, phase, setup.mesh), _batched(setup.shapes, phase.batch)
+    state_shapes, shardings = _state_of(task, shapes, {"frozen": setup.given["frozen"]}, setup.mesh)
+    built = {"problem": task.problem, "task": task, "shapes": shapes, "state_shapes": state_shapes, "shardings": shardings}
+    return dataclasses.replace(setup, **built, number=number)
 
 
 class Executables:
@@ -178,7 +212,7 @@ class Executables:
     """
 
     def __init__(self, setup: Setup):
-        self.setup, self.names, self._streams = setup, {}, {}
+        self.setup, self.names, self._streams, self._compiled = setup, {}, {}, {}
         task, config, mesh = setup.task, setup.config, setup.mesh
         frozen_sharding, carry_sharding = setup.shardings.frozen, setup.shardings.replace(frozen={})
         batch, everywhere = batch_sharding(mesh), replicated(mesh)
@@ -214,6 +248,27 @@ class Executables:
         self.eval_step = jax.jit(eval_step, **known)
         self.predict = jax.jit(predict, **known)
 
+    def compile(self) -> None:
+        """Compiles the train step (each static choice) and the evaluation step for the batches that the config promises."""
+        setup, (carry, frozen) = self.setup, (self.like(), _like(self.setup.state_shapes.frozen, self.setup.shardings.frozen))
+        arrays, layout = batch_like(setup.shapes, batch_sharding(setup.mesh))
+        for static in setup.task.statics:
+            self._compiled["train", layout, static] = self.train_step.lower(carry, frozen, arrays, layout, static).compile()
+        arrays, layout = batch_like(_batched(setup.shapes, setup.eval_batch_size), batch_sharding(setup.mesh))
+        self._compiled["eval", layout] = self.eval_step.lower(carry, frozen, arrays, layout).compile()
+
+    def train(self, carry: TrainState, frozen: Any, item: Item, static: Any) -> tuple[TrainState, jax.Array]:
+        """One train step, by what was compiled ahead where there is such."""
+        if compiled := self._compiled.get(("train", item.layout, static)):
+            return compiled(carry, frozen, item.arrays)
+        return self.train_step(carry, frozen, item.arrays, item.layout, static)
+
+    def evaluate(self, carry: TrainState, frozen: Any, item: Item) -> tuple[dict, dict]:
+        """One evaluation step, likewise."""
+        if compiled := self._compiled.get(("eval", item.layout)):
+            return compiled(carry, frozen, item.arrays)
+        return self.eval_step(carry, frozen, item.arrays, item.layout)
+
     def eval_stream(self, split: str):
         """The stream of a split, the same at every call: its worker processes are started once."""
         if split not in self._streams:
@@ -227,11 +282,11 @@ class Executables:
 
     def like(self) -> TrainState:
         """Shapes with shardings of what a checkpoint holds: the state without its frozen networks."""
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            self.setup.state_shapes.replace(frozen={}),
-            self.setup.shardings.replace(frozen={}),
-        )
+        return _like(self.setup.state_shapes.replace(frozen={}), self.setup.shardings.replace(frozen={}))
+
+
+def _like(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings)
 
 
 def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:

@@ -1,0 +1,146 @@
+"""The phases of a run while it runs: the executables of each, the next ones compiled in the background, and the state brought to the next size.
+
+Only leaves that depend on the image size are touched at a boundary: parameters, their optimizer moments and averaged copies, found by path in the
+tables of the model file (SIZE_DEPENDENT) and of the task (`Task.size_dependent`), all resized in one small program on the mesh. Tables of positions
+are resized bilinearly without antialiasing (PyTorch's `interpolate`, align_corners=False), as EfficientTrain (arXiv 2211.09703) publishes it, also
+for the moments; loading foreign weights at another size stays bicubic, as timm has it.
+"""
+
+import functools
+import inspect
+import re
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxvision.errors import ModelError
+from jaxvision.tasks.base import Task
+from jaxvision.tasks.state import TrainState
+from jaxvision.train.setup import Executables, Setup, in_phase
+from jaxvision.trees import map_named, named_leaves
+
+METHOD = "bilinear_aliased"
+
+
+class Curriculum:
+    """The executables of the phases of a run; a run without phases has one.
+
+    Args:
+      setup: of the phase that the run begins or goes on in. All later ones are built at once, so that what does not fit is said before training.
+
+    Raises ConfigError or ModelError: a size that the architecture does not allow, or a leaf that depends on it and that nothing resizes.
+    """
+
+    def __init__(self, setup: Setup):
+        self.plan, self.number = setup.plan, setup.number
+        self._setups: dict[tuple, Setup] = {setup.phase.program: setup}
+        self._executables: dict[tuple, Executables] = {}
+        for number in range(setup.number + 1, len(self.plan)):
+            if self.plan[number].program not in self._setups:
+                self._setups[self.plan[number].program] = in_phase(setup, number)
+        for number in range(setup.number + 1, len(self.plan)):
+            changed_leaves(self._of(number - 1), self._of(number))
+        self._threads: list[threading.Thread] = []
+
+    def _of(self, number: int) -> Setup:
+        return self._setups[self.plan[number].program]
+
+    @property
+    def phase(self):
+        return self.plan[self.number]
+
+    @property
+    def executables(self) -> Executables:
+        """Those of the present phase."""
+        return self._built(self.number)
+
+    def _built(self, number: int) -> Executables:
+        program = self.plan[number].program
+        if program not in self._executables:
+            self._executables[program] = Executables(self._setups[program])
+        return self._executables[program]
+
+    def compile_ahead(self) -> None:
+        """Starts to compile what the next phase needs, in a thread; at a boundary it is there, or waited for."""
+        following = self.number + 1
+        if following < len(self.plan) and self.plan[following].program not in self._executables:
+            setup, executables = self._of(following), self._built(following)
+
+            def work() -> None:
+                with jax.set_mesh(setup.mesh):
+                    executables.compile()
+
+            # A daemon: a run that is stopped has saved and need not wait for a program that nobody will run.
+            thread = threading.Thread(target=work, name=f"compile-phase-{following}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def advance(self, carry: TrainState) -> TrainState:
+        """The state for the next phase, which is the present one from here on."""
+        while self._threads:
+            self._threads.pop().join()
+        old, new = self._of(self.number), self._of(self.number + 1)
+        if new is not old:
+            self._built(self.number).close()
+        self.number += 1
+        return resize_state(carry, old, new)
+
+    def close(self) -> None:
+        """Ends the worker processes of evaluation."""
+        for executables in self._executables.values():
+            executables.close()
+
+
+def changed_leaves(old: Setup, new: Setup) -> dict[str, jax.ShapeDtypeStruct]:
+    """{name: shape before} of the leaves of the state whose shape another phase changes.
+
+    Raises ModelError naming a leaf that no table says how to resize, or that only one of the phases has.
+    """
+    before, after = (named_leaves(setup.state_shapes.replace(frozen={})) for setup in (old, new))
+    sizes = [" to ".join("x".join(map(str, setup.phase.size)) for setup in (old, new))]
+    if alone := before.keys() ^ after.keys():
+        raise ModelError(f"phases: {sorted(alone)[0]} exists at one size only ({sizes[0]}), so a run cannot go from one to the other")
+    changed = {name: leaf for name, leaf in before.items() if leaf.shape != after[name].shape}
+    made = jax.eval_shape(lambda leaves: resize_leaves(leaves, old.task, new.task), changed)
+    for name, leaf in made.items():
+        if leaf.shape != after[name].shape:
+            raise ModelError(
+                f"phases: {name} is {changed[name].shape}, at the next size ({sizes[0]}) {after[name].shape}: neither the model's file nor the "
+                "task says how it is resized"
+            )
+    return changed
+
+
+def resize_leaves(leaves: dict[str, Any], old: Task, new: Task) -> dict[str, Any]:
+    """Leaves by name, brought to the image size of `new` where a table names them; the others as they are."""
+    tables = [(pattern, function, old, new) for pattern, function in new.size_dependent]
+    for own in [(old.model, new.model)] if new.model is not None else []:
+        tables += [(pattern, _published(function), *own) for pattern, function in getattr(sys.modules[type(own[1]).__module__], "SIZE_DEPENDENT", ())]
+
+    def resize(name: str, leaf: Any) -> Any:
+        for pattern, function, *pair in tables:
+            if re.fullmatch(rf"(.*/)?{pattern}", name):
+                return function(leaf, *pair)
+        return leaf
+
+    return map_named(resize, leaves)
+
+
+def _published(function: Callable) -> Callable:
+    """The function of a table, bilinear where it leaves the choice."""
+    return functools.partial(function, method=METHOD) if "method" in inspect.signature(function).parameters else function
+
+
+def resize_state(carry: TrainState, old: Setup, new: Setup) -> TrainState:
+    """The state of a run at the size of another phase, sharded as that phase wants it. What does not depend on the size is not copied."""
+    changed = changed_leaves(old, new)
+    if not changed:
+        return carry
+    leaves, shardings = named_leaves(carry), named_leaves(new.shardings.replace(frozen={}))
+    program = jax.jit(lambda leaves: resize_leaves(leaves, old.task, new.task), out_shardings={name: shardings[name] for name in changed})
+    resized = program({name: leaves[name] for name in changed})
+    structure = jax.tree.structure(new.state_shapes.replace(frozen={}))
+    return jax.tree.unflatten(structure, [resized.get(name, leaf) for name, leaf in leaves.items()])
