@@ -1,6 +1,7 @@
 """Everything a run needs before its first step, the same for training, evaluation and prediction: data, task, mesh, shapes, shardings."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxvision import data as data_room
+from jaxvision.data.replay import ReplayStream
 from jaxvision.data.subset import limited
 from jaxvision.errors import ConfigError
 from jaxvision.models.registry import variant_of
@@ -64,7 +66,11 @@ class Setup:
 
     def train_stream(self, position: int = 0, step: int = 0):
         """This process's rows of the endless training stream, from example number `position`, which is where the run stands before `step`."""
-        return data_room.TrainStream(
+        make = data_room.TrainStream
+        if self.phase.replay is not None:
+            uses, remembered = self.phase.replay
+            make = functools.partial(ReplayStream, uses=uses, remembered=remembered, step=step - self.phase.start)
+        return make(
             self.sources["train"],
             batch_size=self.phase.batch,
             image=self.decode,
