@@ -65,7 +65,7 @@ def main() -> None:
     for number in range(args.rounds):
         loop, bare = in_the_loop(config, args.steps), resident(config, args.steps)
         differences.append(1000 * (loop - bare))
-        print(f"round {number + 1}: loop {1000 * loop:.2f} ms a step, executable alone {1000 * bare:.2f}, overhead {differences[-1]:+.2f} ms", flush=True)
+        print(f"round {number + 1}: loop {1000 * loop:.2f} ms a step, alone {1000 * bare:.2f}, overhead {differences[-1]:+.2f} ms", flush=True)
     print(f"loop overhead, median of {args.rounds}: {statistics.median(differences):+.2f} ms a step")
 
 

@@ -135,7 +135,8 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(uninterrupted, tm
     config, _ = uninterrupted
     disk = tmp_path / "disk"
     disk.mkdir()
-    words = (f"--config={config}", f"--workdir={disk}/run", "--config.checkpoint.every=4", "--config.model.dim=128", "--config.checkpoint.keep_last=99")
+    sizes = ("--config.checkpoint.every=4", "--config.model.dim=128", "--config.checkpoint.keep_last=99")
+    words = (f"--config={config}", f"--workdir={disk}/run", *sizes)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True).returncode == 0
     # Without the right to mount, files may not grow beyond 300 kB: the same errors from the same system calls.
     limit = [] if mounted else ["bash", "-c", 'ulimit -f 300; exec "$@"', "limited"]

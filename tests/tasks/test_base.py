@@ -45,7 +45,8 @@ def test_subtrees_that_leave_a_parameter_out_are_refused():
 
 def test_a_frozen_teacher_is_an_argument_that_stays_and_its_outputs_fill_a_queue(tmp_path):
     fit(tiny(steps=3), tmp_path / "teacher", **QUIET)
-    config = tiny(steps=3, task__name="tests.tasks.methods:Distill", task__queue=40, frozen__teacher={"source": str(tmp_path / "teacher")}, mesh__data=8)
+    teacher = {"source": str(tmp_path / "teacher")}
+    config = tiny(steps=3, task__name="tests.tasks.methods:Distill", task__queue=40, frozen__teacher=teacher, mesh__data=8)
     fit(config, tmp_path / "student", **QUIET)
     state, meta = Checkpoints(tmp_path / "student" / "checkpoints", read_only=True).restore(None)
     assert not state.get("frozen") and meta["frozen"]["teacher"]["step"] == 3
@@ -53,9 +54,9 @@ def test_a_frozen_teacher_is_an_argument_that_stays_and_its_outputs_fill_a_queue
     # 3 batches of 16 have gone through a queue of 40: all of it is the teacher's distributions.
     np.testing.assert_allclose(queue.sum(1), 1.0, rtol=1e-5)
     setup = set_up(config)
-    teacher, _ = read_checkpoint_variables(tmp_path / "teacher")
+    variables, _ = read_checkpoint_variables(tmp_path / "teacher")
     for name, leaf in named_leaves(setup.given["frozen"]["teacher"]).items():
-        np.testing.assert_array_equal(leaf, named_leaves(teacher)[name])
+        np.testing.assert_array_equal(leaf, named_leaves(variables)[name])
 
 
 def test_a_static_choice_changes_the_executable(tmp_path):

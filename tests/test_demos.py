@@ -1,0 +1,30 @@
+"""Every config's `demo` for two steps: it builds, trains, evaluates and writes. The whole demos are claims (tests/claims/test_demos.py)."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from jaxvision import fit
+from jaxvision.train.config import complete, load_config, plain
+from jaxvision.train.writers import read_metrics
+from tests.runs import ROOT
+
+DEMOS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
+
+
+def shortened(config, steps: int = 2):
+    """The config with every stage cut to a few steps of few examples, and nothing cached."""
+    tree = plain(config) | {"epochs": None, "steps": steps, "eval_every": None, "writers": ("jsonl",), "compilation_cache": ""}
+    cut = {"epochs": None, "steps": steps, "eval_every": None}
+    tree["stages"] = tuple((name, {**changes, **cut}) for name, changes in tree["stages"])
+    return complete(tree)
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_two_steps_of_the_demo_train_evaluate_and_write(name, tmp_path):
+    config = load_config(str(pathlib.Path("configs") / name) + ":demo")
+    metrics = fit(shortened(config), tmp_path, report=lambda line: None)
+    assert metrics and all(np.isfinite(value) for value in metrics.values()), metrics
+    last = read_metrics(tmp_path)[-1]
+    assert last["step"] > 0 and {name for name in metrics} <= last.keys()
