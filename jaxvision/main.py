@@ -12,6 +12,7 @@ from jaxvision.errors import ConfigError, UserError
 
 EPILOG = """modes:
   train    train by the config; the same command again goes on from the last checkpoint
+  search   train children as config.search says, and go on with the same command (history.jsonl, found.json)
   eval     print the metrics of a checkpoint on the test split
   predict  write predictions for --input (class probabilities as CSV, pictures as PNG, boxes as JSON)
   export   write the network as a StableHLO program with its weights and class names, load it back and compare
@@ -116,6 +117,12 @@ def _train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         print(f"{name}: mean {statistics.fmean(values):.4g}, deviation {deviation:.2g}, worst {min(values):.4g}, best {max(values):.4g}")
 
 
+def _search(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from jaxvision.search import search
+
+    search(_config(args, overrides, required=True), args.workdir)
+
+
 def _eval(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from jaxvision.train.modes import evaluate
 
@@ -139,7 +146,13 @@ def _export(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     export(args.workdir, output=args.output, checkpoint=_checkpoint(args.checkpoint), stage=args.stage)
 
 
-MODES: dict[str, Callable[[argparse.Namespace, Sequence[str]], None]] = {"train": _train, "eval": _eval, "predict": _predict, "export": _export}
+MODES: dict[str, Callable[[argparse.Namespace, Sequence[str]], None]] = {
+    "train": _train,
+    "search": _search,
+    "eval": _eval,
+    "predict": _predict,
+    "export": _export,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -63,6 +63,7 @@ DEFAULTS: dict[str, Any] = {
         "max_boxes": None,
     },
     "augment": {},
+    "search": {"name": ""},  # of --mode=search, see jaxvision/search
     "optim": {
         "name": "adamw",
         "lr": 1e-3,
@@ -79,7 +80,7 @@ DEFAULTS: dict[str, Any] = {
     "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "rules": ()},
     "checkpoint": {"every": None, "keep_last": 2, "keep_best": 1, "metric": "test/accuracy", "mode": "max"},
 }
-OPEN = {"model", "task", "frozen", "augment", "optim"}
+OPEN = {"model", "task", "frozen", "augment", "search", "optim"}
 
 
 def plain(config: Any) -> Any:
