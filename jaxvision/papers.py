@@ -87,7 +87,7 @@ _TABLE = """
     Spike-driven Transformer V2: Meta Spiking Neural Network Architecture Inspiring the Design of Next-generation Neuromorphic Chips
 80 complex_cnn 2302.04584 nn/complex.py models/complex_cnn.py
     Complex Network for Complex Problems: A comparative study of CNN and Complex-valued CNN
-88 inception_v4 1602.07261 models/inception_v4.py models/inception_resnet.py
+88 inception_v4 1602.07261 models/inception_v4.py models/inception_resnet.py models/inception_stack.py
     Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning
 # training
 24 look 2110.06014 tasks/look.py
@@ -96,7 +96,7 @@ _TABLE = """
     EfficientTrain: Exploring Generalized Curriculum Learning for Training Visual Backbones
 34 sam_vit 2106.01548 optim/rules.py optim/sharpness.py models/vit.py models/mlp_mixer.py
     When Vision Transformers Outperform ResNets without Pre-training or Strong Data Augmentations
-46 dr_resnet 2210.03180 models/resnet.py data/fundus.py tasks/retinopathy.py
+46 dr_resnet 2210.03180 models/resnet.py data/fundus.py augment/fundus.py tasks/retinopathy.py search/policy.py
     A ResNet is All You Need? Modeling A Strong Baseline for Detecting Referable Diabetic Retinopathy in Fundus Images
 53 dta 2408.01705 tasks/downstream_attack.py
     Downstream Transfer Attack: Adversarial Attacks on Downstream Models with Pre-trained Vision Transformers

@@ -4,7 +4,8 @@
     stream = TrainStream(source, batch_size=256, image=Decode((224, 224)), seed=config.seed, position=0)
     batch = next(stream)            # {"image": uint8 (B, H, W, C), "label": int32 (B,), "index": int32 (B,), "valid": bool (B,)}
 
-Sources: `digits` and `shapes` need nothing; `idx`, `folder`, `arrayrecord` read `data.path`; `tfds` reads `data.name` from `data.path`.
+Sources: `digits`, `shapes` and `fundus` need nothing; `idx`, `folder`, `fundus_folder`, `arrayrecord` read `data.path`; `tfds` reads `data.name`
+from `data.path`.
 Importing this package loads neither grain nor tensorflow_datasets nor scikit-learn; a source loads what it needs when it is opened.
 """
 
@@ -44,6 +45,10 @@ SOURCES: dict[str, Callable[[Mapping[str, Any], str, int], Source]] = {
     "folder": lambda data, split, seed: _of("folder", "open_folder")(data.get("path", None), split, _share(data), seed),
     "arrayrecord": lambda data, split, seed: _of("arrayrecord", "open_arrayrecord")(data.get("path", None), split),
     "tfds": lambda data, split, seed: _of("tfds", "open_tfds")(data.get("name", None), data.get("path", None), split),
+    "fundus": lambda data, split, seed: _of("fundus", "open_fundus")(split, data.get("count", 2048), tuple(data.get("size", (64, 64))), seed),
+    "fundus_folder": lambda data, split, seed: _of("fundus", "open_fundus_folder")(
+        data.get("path", None), split, _share(data), seed, data.get("name", None) or "field_of_view"
+    ),
     "idx": lambda data, split, seed: _of("idx", "open_idx")(data.get("path", None), split),
 }
 

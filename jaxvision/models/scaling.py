@@ -97,7 +97,12 @@ def scaled(base: Variant, strategy: str, cost: float) -> Variant:
     )
 
 
-# The networks of the paper's comparison whose start is public: four times the cost, by the fast rule and by the uniform one.
+# The networks of the paper's comparison whose start is public: four times the cost, by each strategy. A depthwise network has no groups to widen.
 BASES = {"regnety_040": REGNETS["regnety_040"], "efficientnet_b0": EFFICIENTNETS["efficientnet_b0"]}
-STRATEGIES = {"fast": FAST, "uniform": "d1_w1_g1_r1"}
-VARIANTS = {f"{name}_x4_{kind}": scaled(base, strategy, 4) for name, base in BASES.items() for kind, strategy in STRATEGIES.items()}
+STRATEGIES = {"fast": FAST, "uniform": "d1_w1_g1_r1", "dwr": "dwr", "d": "d", "w": "w", "wg": "wg", "r": "r"}
+VARIANTS = {
+    f"{name}_x4_{kind}": scaled(base, strategy, 4)
+    for name, base in BASES.items()
+    for kind, strategy in STRATEGIES.items()
+    if not (kind == "wg" and base.module is EfficientNet)
+}
