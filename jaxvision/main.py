@@ -16,6 +16,7 @@ EPILOG = """modes:
   eval     print the metrics of a checkpoint on the test split
   predict  write predictions for --input (class probabilities as CSV, pictures as PNG, boxes as JSON)
   export   write the network as a StableHLO program with its weights and class names, load it back and compare
+  analyse  measure a classifier: sharpness, active hidden units, accuracy under corruptions (analysis.json, analysis.png)
 
 config keys are set by --config.KEY=VALUE, for example --config.optim.lr=0.001 --config.epochs=10; tuples as Python writes them.
 A config is a file with get_config(variant): --config=configs/vit.py:digits; or the config.json of an earlier run.
@@ -146,12 +147,21 @@ def _export(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     export(args.workdir, output=args.output, checkpoint=_checkpoint(args.checkpoint), stage=args.stage)
 
 
+def _analyse(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from jaxvision.train.analysis import analyse
+
+    if args.config or overrides:
+        raise ConfigError("--mode=analyse takes the run as it is in --workdir: leave --config out")
+    analyse(args.workdir, checkpoint=_checkpoint(args.checkpoint), stage=args.stage)
+
+
 MODES: dict[str, Callable[[argparse.Namespace, Sequence[str]], None]] = {
     "train": _train,
     "search": _search,
     "eval": _eval,
     "predict": _predict,
     "export": _export,
+    "analyse": _analyse,
 }
 
 
