@@ -124,7 +124,7 @@ def imagenet(name: str, schedule: str = "300", option: str = "") -> ConfigDict:
 
 
 VIT = {"name": "vit_tiny_patch16_224", "dim": 64, "depth": 4, "heads": 4, "pool": "avg", "class_token": False, "drop_path": 0.05}
-CONVNET = {"name": "convnext_tiny", "depths": (1, 1, 2), "dims": (32, 64, 128), "patch": 2, "layer_scale": 1.0, "drop_path": 0.05}
+CONVNET = {"name": "convnext_tiny", "depths": (2, 2), "dims": (64, 128), "layer_scale": 1.0, "drop_path": 0.05}
 # Of 28 pixels what 160, 192 and 224 are of 224.
 SMALL_SIZES = (20, 20, 20, 24, 28)
 RELATIVE_COMPUTE = (3 * 20**2 + 24**2 + 28**2) / (5 * 28**2)
@@ -157,14 +157,14 @@ def demo() -> ConfigDict:
     return config
 
 
-def fashion(kind: str = "vit", arm: str = "curriculum") -> ConfigDict:
+def fashion(kind: str = "vit", arm: str = "curriculum", epochs: int = 10) -> ConfigDict:
     model = {"vit": {**VIT, "patch": 4}, "conv": CONVNET}[kind]
-    phases, epochs = {
-        "curriculum": (efficienttrain(10, SMALL_SIZES), 10),
-        "baseline": ((), 10),
-        "cut": ((), 10 * RELATIVE_COMPUTE),
+    phases, length = {
+        "curriculum": (efficienttrain(epochs, SMALL_SIZES), epochs),
+        "baseline": ((), epochs),
+        "cut": ((), epochs * RELATIVE_COMPUTE),
     }[arm]
-    config = small(model, FASHION, 28, epochs, phases)
+    config = small(model, FASHION, 28, length, phases)
     config.augment.flip, config.eval_batch_size, config.data.limit = True, 500, 20000
     return config
 

@@ -63,15 +63,16 @@ class Curriculum:
             self._executables[program] = Executables(self._setups[program])
         return self._executables[program]
 
-    def compile_ahead(self) -> None:
+    def compile_ahead(self, eval_every: int) -> None:
         """Starts to compile what the next phase needs, in a thread; at a boundary it is there, or waited for."""
         following = self.number + 1
         if following < len(self.plan) and self.plan[following].program not in self._executables:
-            setup, executables = self._of(following), self._built(following)
+            setup, executables, phase = self._of(following), self._built(following), self.plan[following]
+            evaluation = following == len(self.plan) - 1 or phase.stop // eval_every > phase.start // eval_every
 
             def work() -> None:
                 with jax.set_mesh(setup.mesh):
-                    executables.compile()
+                    executables.compile(evaluation)
 
             # A daemon: a run that is stopped has saved and need not wait for a program that nobody will run.
             thread = threading.Thread(target=work, name=f"compile-phase-{following}", daemon=True)

@@ -52,7 +52,8 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def pack(batch: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], Layout]:
     """Host batch (or a dict of such) -> ({name: array, "packed:B": (B, n) uint8}, layout). Batches of different lengths have a pack each."""
-    flat = {name: np.ascontiguousarray(value, NARROW.get(value.dtype.str)) for name, value in _flat(batch).items()}
+    # Sorted, so that a layout made from shapes, to compile ahead, is that of the batches to come.
+    flat = {name: np.ascontiguousarray(value, NARROW.get(value.dtype.str)) for name, value in sorted(_flat(batch).items())}
     small: dict[int, list[str]] = {}
     for name, value in flat.items():
         if value.nbytes <= PACKED:

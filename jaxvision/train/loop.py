@@ -150,7 +150,7 @@ def train(
                     static = task.static(step)
                     carry, vector = executables.train(carry, frozen, item, static)
                     if step in (start, curriculum.phase.start):
-                        curriculum.compile_ahead()
+                        curriculum.compile_ahead(eval_every)
                     recent.append((step, item.index, static, vector))
                     if len(recent) > AHEAD:
                         recent[-AHEAD][3].block_until_ready()

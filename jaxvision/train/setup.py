@@ -254,14 +254,15 @@ class Executables:
         self.eval_step = jax.jit(eval_step, **known)
         self.predict = jax.jit(predict, **known)
 
-    def compile(self) -> None:
-        """Compiles the train step (each static choice) and the evaluation step for the batches that the config promises."""
+    def compile(self, evaluation: bool = True) -> None:
+        """Compiles the train step (each static choice), and the evaluation step if asked, for the batches that the config promises."""
         setup, (carry, frozen) = self.setup, (self.like(), _like(self.setup.state_shapes.frozen, self.setup.shardings.frozen))
         arrays, layout = batch_like(setup.shapes, batch_sharding(setup.mesh))
         for static in setup.task.statics:
             self._compiled["train", layout, static] = self.train_step.lower(carry, frozen, arrays, layout, static).compile()
-        arrays, layout = batch_like(_batched(setup.shapes, setup.eval_batch_size), batch_sharding(setup.mesh))
-        self._compiled["eval", layout] = self.eval_step.lower(carry, frozen, arrays, layout).compile()
+        if evaluation:
+            arrays, layout = batch_like(_batched(setup.shapes, setup.eval_batch_size), batch_sharding(setup.mesh))
+            self._compiled["eval", layout] = self.eval_step.lower(carry, frozen, arrays, layout).compile()
 
     def train(self, carry: TrainState, frozen: Any, item: Item, static: Any) -> tuple[TrainState, jax.Array]:
         """One train step, by what was compiled ahead where there is such."""

@@ -1,9 +1,10 @@
-"""Small methods that exercise the contracts of a task: two players, a frozen teacher with a queue, a static path."""
+"""Small methods that exercise the contracts of a task: two players, a frozen teacher with a queue, a static path, masked patches."""
 
 import jax
 import jax.numpy as jnp
 
-from jaxvision.tasks.base import Player, Task, total, weighted_mean
+from jaxvision.nn.position import resize_position
+from jaxvision.tasks.base import Player, Task, build_model, total, weighted_mean
 from jaxvision.tasks.classify import Classify
 
 
@@ -75,3 +76,39 @@ class Widening(Classify):
         value, aux = super().loss(params, extra, frozen, {**batch, "image": image}, key, static=static, train=train)
         aux["metrics"]["dark"] = (image == 0).all((1, 3))[:, -1].mean()
         return value, aux
+
+
+def _resize_positions(value, old, new):
+    sides = [task.config.image_size[0] // task.model.patch for task in (old, new)]
+    return resize_position(value, *((side, side) for side in sides), method="bilinear_aliased")
+
+
+class Masked(Task):
+    """Paints half the patches grey and reads them off tokens plus positions of a decoder: two tables that depend on the image size."""
+
+    size_dependent = ((r"decoder/positions", _resize_positions),)
+
+    def build(self):
+        return build_model(self.config, num_classes=0)
+
+    def init_variables(self, key, shapes):
+        encoder = super().init_variables(key, shapes)["params"]
+        patch, tokens = self.model.patch, encoder["pos_embed"].shape[1] - self.model.position_prefix
+        ramp = jnp.linspace(-1.0, 1.0, tokens * self.model.dim).reshape(1, tokens, self.model.dim)
+        return {"params": {"encoder": encoder, "decoder": {"positions": ramp, "kernel": jnp.full((self.model.dim, patch * patch), 0.01)}}}
+
+    def _error(self, params, image, key):
+        patch = self.model.patch
+        batch, height, width, _ = image.shape
+        patches = image[..., 0].reshape(batch, height // patch, patch, width // patch, patch).swapaxes(2, 3).reshape(batch, -1, patch * patch)
+        hidden = jax.random.bernoulli(key, 0.5, patches.shape[:2]).reshape(batch, height // patch, width // patch)
+        shown = jnp.where(jnp.repeat(jnp.repeat(hidden, patch, 1), patch, 2)[..., None], 0.0, image)
+        tokens = self.model.apply({"params": params["encoder"]}, shown, method="tokens")[:, self.model.prefix :]
+        guess = (tokens + params["decoder"]["positions"]) @ params["decoder"]["kernel"]
+        return jnp.square(guess - patches).mean((1, 2))
+
+    def loss(self, params, extra, frozen, batch, key, *, static, train):
+        return weighted_mean(self._error(params, batch["image"], key), batch["weight"]), {}
+
+    def evaluate(self, variables, state, batch):
+        return {"error": total(self._error(variables["params"], batch["image"], state.key), batch["weight"])}, {}
