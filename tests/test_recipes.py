@@ -1,0 +1,43 @@
+"""Configs of published recipes are complete, and say what was published."""
+
+import pathlib
+
+import pytest
+
+from jaxvision.errors import ConfigError
+from jaxvision.models.registry import variant_of
+from jaxvision.train.config import load_config
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+
+
+def load(spec):
+    return load_config(f"{CONFIGS}/{spec}")
+
+
+@pytest.mark.parametrize("variant", ["demo", "demo,plain", "v4", "resnet_v1", "resnet_v2", "resnet_v2_drawn,imagenette", "resnet_v2_short"])
+def test_inception_s_variants_name_models_and_the_published_recipe(variant):
+    config = load(f"inception_v4.py:{variant}")
+    assert variant_of(config.model.name)
+    if not variant.startswith("demo"):
+        assert (config.optim.lr, config.optim.eps, config.optim.decay_factor, config.image_size) == (0.045, 1.0, 0.94, (299, 299))
+
+
+@pytest.mark.parametrize(
+    "variant, side, resize", [("regnety,fast", 240, 276), ("regnety,wg", 224, 256), ("efficientnet,uniform", 284, 324), ("efficientnet,r", 448, 512)]
+)
+def test_scaled_networks_are_trained_and_tested_at_the_published_sizes(variant, side, resize):
+    config = load(f"fast_scaling.py:{variant}")
+    assert config.image_size == variant_of(config.model.name).image_size == (side, side)
+    assert config.data.eval_crop == side / resize
+
+
+def test_retinopathy_s_variants_are_complete():
+    assert load("dr_resnet.py:full").task.positive_weight == 4 and load("dr_resnet.py:grade").task.metrics == ("auc", "kappa")
+    assert load("dr_resnet.py:demo").task.policy and not load("dr_resnet.py:demo,none").task.policy
+
+
+@pytest.mark.parametrize("spec", ["inception_v4.py:v5", "fast_scaling.py:efficientnet,wg", "dr_resnet.py:demo,nil", "dr_resnet.py:full,none"])
+def test_a_variant_that_is_not_there_is_one_line(spec):
+    with pytest.raises(ConfigError, match=spec.split(":")[0]):
+        load(spec)
