@@ -24,10 +24,10 @@ SMALL = {"name": "vit_tiny_patch16_224", "patch": 2, "dim": 48, "depth": 4, "hea
 def digits() -> ConfigDict:
     return ConfigDict(
         {
-            "epochs": 90,
+            "epochs": 110,
             "batch_size": 32,
             "image_size": (8, 8),
-            "eval_every": 450,
+            "eval_every": 550,
             "eval_batch_size": 120,
             "model": SMALL,
             "data": {"source": "digits", "mean": (0.5,), "std": (0.5,)},
@@ -77,7 +77,7 @@ def s16(dataset: str) -> ConfigDict:
     # big_vision's configs/vit_s16_i1k.py: 2-d sine-cosine positions, mean pooling, one hidden layer in the head, RandAugment(2, 10), mixup 0.2.
     return ConfigDict(
         {
-            "epochs": 90,
+            "epochs": 110,
             "batch_size": 1024,
             "image_size": (224, 224),
             "model": {
