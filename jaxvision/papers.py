@@ -92,7 +92,7 @@ _TABLE = """
 # training
 24 look 2110.06014 tasks/look.py
     Rethinking Supervised Pre-training for Better Downstream Transferring
-31 efficienttrain 2211.09703 augment/spectrum.py train/phases.py search/curriculum.py
+31 efficienttrain 2211.09703 augment/spectrum.py augment/resize.py train/phases.py train/curriculum.py data/replay.py search/curriculum.py
     EfficientTrain: Exploring Generalized Curriculum Learning for Training Visual Backbones
 34 sam_vit 2106.01548 optim/rules.py optim/sharpness.py models/vit.py models/mlp_mixer.py
     When Vision Transformers Outperform ResNets without Pre-training or Strong Data Augmentations
@@ -100,7 +100,7 @@ _TABLE = """
     A ResNet is All You Need? Modeling A Strong Baseline for Detecting Referable Diabetic Retinopathy in Fundus Images
 53 dta 2408.01705 tasks/downstream_attack.py
     Downstream Transfer Attack: Adversarial Attacks on Downstream Models with Pre-trained Vision Transformers
-65 patch_mixing 2306.17848 augment/patch_mixing.py
+65 patch_mixing 2306.17848 augment/patch_mixing.py augment/occlusion.py tasks/occlusion.py
     Hardwiring ViT Patch Selectivity into CNNs using Patch Mixing
 71 b_cosification 2411.00715 nn/bcos.py models/bcos.py
     B-cosification: Transforming Deep Neural Networks to be Inherently Interpretable

@@ -10,6 +10,7 @@ from jaxvision.tasks.base import Task, build_model
 from jaxvision.train.arrays import nest
 from jaxvision.train.config import complete
 from jaxvision.train.init_from import load_into, match_classes, read_checkpoint_variables, select_branch
+from jaxvision.train.phases import saved_phase
 from jaxvision.trees import named_leaves
 
 # What of a frozen network's checkpoint is told to the task and noted in the run's own checkpoints.
@@ -59,6 +60,7 @@ def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted
         if config.init_branch:
             variables = select_branch(variables, config.init_branch)
         old = complete(meta["config"])
+        old = saved_phase(old, meta).config(old)
         if tuple(old.image_size) != tuple(config.image_size) and old.model.name == config.model.name:
             variables = interop.resize_variables(variables, build_model(old, num_classes=len(meta["classes"])), task.model)
         source = variables

@@ -14,6 +14,7 @@ from jaxvision.tasks.base import Problem, Task
 from jaxvision.train.config import complete, run_length
 from jaxvision.train.init_from import read_checkpoint_variables
 from jaxvision.train.modes import own_config
+from jaxvision.train.phases import saved_phase
 from jaxvision.train.stages import stage_folder
 
 
@@ -64,5 +65,7 @@ def load_run(
     variables, meta = read_checkpoint_variables(folder, checkpoint, report=report)
     config, classes = complete(meta["config"]), tuple(meta["classes"])
     total_steps, steps_per_epoch = run_length(config, meta["train_size"])
-    task = make_task(config, Problem(classes, meta["channels"], meta["train_size"], total_steps, steps_per_epoch, meta["frozen"]))
+    phase = saved_phase(config, meta)
+    problem = Problem(classes, meta["channels"], meta["train_size"], total_steps, steps_per_epoch, meta["frozen"], phase.crop)
+    task = make_task(phase.config(config), problem)
     return LoadedRun(task, variables, config, classes, task.constants, int(meta["step"]))

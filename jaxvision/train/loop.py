@@ -18,6 +18,7 @@ from jaxvision.train.curriculum import Curriculum
 from jaxvision.train.evaluate import evaluate
 from jaxvision.train.feed import Feed
 from jaxvision.train.mesh import batch_sharding
+from jaxvision.train.phase_figures import phase_images
 from jaxvision.train.progress import Progress
 from jaxvision.train.setup import Executables, Setup, prepare_workdir, set_up
 from jaxvision.train.signals import GracefulStop
@@ -185,6 +186,8 @@ def train(
                 report_skipped(feed.stream, report)
             if main_process:
                 draw(workdir, tables, setup.problem.classes)
+                if config.phases:
+                    phase_images(setup, workdir / "phases.png")
         finally:
             if trace is not None:
                 jax.profiler.stop_trace()

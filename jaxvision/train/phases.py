@@ -113,6 +113,11 @@ def plan(config: Any, train_size: int) -> tuple[Phase, ...]:
     return tuple(phases)
 
 
+def saved_phase(config: Any, meta: Mapping[str, Any]) -> Phase:
+    """The phase that a checkpoint with this `meta` was written in."""
+    return plan(config, meta["train_size"])[meta.get("phase", 0)]
+
+
 def number_at(phases: Sequence[Phase], step: int) -> int:
     """Index of the phase that runs `step`; the last one from its start on."""
     return next((number for number, phase in enumerate(phases) if step < phase.stop), len(phases) - 1)

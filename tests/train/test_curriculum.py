@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvision import fit
+from jaxvision import fit, load_run
 from jaxvision.errors import ModelError
 from jaxvision.nn.position import resize_grid
 from jaxvision.train import curriculum as room
@@ -52,7 +52,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_goes_through_its_phases_and_nothing_but_tables_of_positions_changes(finished):
     workdir, _ = finished
-    assert len(losses(workdir)) == 9 and np.isfinite(losses(workdir)).all()
+    assert (workdir / "phases.png").is_file() and len(losses(workdir)) == 9 and np.isfinite(losses(workdir)).all()
     rates = [line["train/lr"] for line in read_metrics(workdir) if "train/lr" in line]
     np.testing.assert_allclose(rates, 0.5e-3 * (1 + np.cos(np.pi * np.arange(9) / 9)), rtol=1e-5)  # one schedule
     assert [state_at(workdir, step)[1]["phase"] for step in (2, 3, 5, 6, 9)] == [0, 1, 1, 2, 2]
@@ -89,6 +89,14 @@ def test_checkpoints_of_any_phase_are_evaluated_at_its_size_and_the_last_is_the_
     assert np.isfinite(evaluate(None, workdir, checkpoint=2, **QUIET)["test/loss"])
     last = [line for line in read_metrics(workdir) if "test/loss" in line][-1]
     assert evaluate(None, workdir, **QUIET)["test/loss"] == last["test/loss"]
+
+
+def test_checkpoints_of_an_early_phase_are_loaded_and_continued_at_another_size(finished):
+    workdir, _ = finished
+    run = load_run(workdir, checkpoint=2)
+    assert run.model.image_size == (4, 4) and run.model.apply(run.variables, np.zeros((1, 4, 4, 1), np.float32)).shape == (1, 10)
+    setup = set_up(tiny(init_from=str(workdir / "checkpoints" / "2")))
+    assert setup.given["params"]["pos_embed"].shape == (1, 5, 16)
 
 
 def test_eight_devices_go_on_from_one_and_give_its_losses(finished, tmp_path):
