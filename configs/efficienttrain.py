@@ -123,8 +123,8 @@ def imagenet(name: str, schedule: str = "300", option: str = "") -> ConfigDict:
     return config
 
 
-VIT = {"name": "vit_tiny_patch16_224", "dim": 64, "depth": 4, "heads": 4, "pool": "avg", "class_token": False, "drop_path": 0.05}
-CONVNET = {"name": "convnext_tiny", "depths": (2, 2), "dims": (64, 128), "layer_scale": 1.0, "drop_path": 0.05}
+VIT = {"name": "vit_tiny_patch16_224", "dim": 48, "depth": 3, "heads": 4, "pool": "avg", "class_token": False, "drop_path": 0.05}
+CONVNET = {"name": "convnext_tiny", "depths": (2, 2), "dims": (48, 96), "layer_scale": 1.0, "drop_path": 0.05}
 # Of 28 pixels what 160, 192 and 224 are of 224.
 SMALL_SIZES = (20, 20, 20, 24, 28)
 RELATIVE_COMPUTE = (3 * 20**2 + 24**2 + 28**2) / (5 * 28**2)
@@ -152,7 +152,7 @@ FASHION = {"source": "idx", "path": "/usr/share/datasets/fashion-mnist", "mean":
 
 def demo() -> ConfigDict:
     phases = efficienttrain(40, (4, 4, 4, 6, 8), (0.5, 1.0, 1.5, 2.0, 2.5))
-    config = small({**VIT, "patch": 2, "dim": 48}, DIGITS, 8, 40, phases)
+    config = small({**VIT, "patch": 2, "depth": 4}, DIGITS, 8, 40, phases)
     config.batch_size, config.eval_batch_size, config.eval_every = 32, 120, 225
     return config
 

@@ -44,6 +44,7 @@ class Curriculum:
         for number in range(setup.number + 1, len(self.plan)):
             changed_leaves(self._of(number - 1), self._of(number))
         self._threads: list[threading.Thread] = []
+        self._failures: list[Exception] = []
 
     def _of(self, number: int) -> Setup:
         return self._setups[self.plan[number].program]
@@ -71,18 +72,27 @@ class Curriculum:
             evaluation = following == len(self.plan) - 1 or phase.stop // eval_every > phase.start // eval_every
 
             def work() -> None:
-                with jax.set_mesh(setup.mesh):
-                    executables.compile(evaluation)
+                try:
+                    with jax.set_mesh(setup.mesh):
+                        executables.compile(evaluation)
+                except Exception as error:  # raised by `check`, on the thread of the run
+                    self._failures.append(error)
 
             # A daemon: a run that is stopped has saved and need not wait for a program that nobody will run.
             thread = threading.Thread(target=work, name=f"compile-phase-{following}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
+    def check(self) -> None:
+        """Raises what compiling the next phase ended with, as soon as it is known rather than at the boundary."""
+        if self._failures:
+            raise self._failures[0]
+
     def advance(self, carry: TrainState) -> TrainState:
         """The state for the next phase, which is the present one from here on."""
         while self._threads:
             self._threads.pop().join()
+        self.check()
         old, new = self._of(self.number), self._of(self.number + 1)
         if new is not old:
             self._built(self.number).close()

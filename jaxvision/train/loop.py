@@ -86,7 +86,7 @@ def train(
             replace_file(workdir / "parameters.txt", figures.parameter_table(setup.state_shapes.params).encode())
         finished = start >= total
         writers = make_writers(workdir, config.writers, config=plain(config), resume_step=start if restored else None) if main_process else None
-        progress = Progress(total, config.batch_size, start) if main_process and not finished else None
+        progress = Progress(total, curriculum.phase.batch, start) if main_process and not finished else None
         feed = None if finished else _feed(setup, int(meta.get("position", 0)), start)
         recent: collections.deque = collections.deque()
         position, skipped, metrics, tables = int(meta.get("position", 0)), int(meta.get("skipped_steps", 0)), {}, {}
@@ -103,6 +103,7 @@ def train(
         def flush(step: int) -> None:
             """Reads the metrics of the steps since the last call, checks that they are finite, and writes their means."""
             nonlocal skipped
+            curriculum.check()
             means, bad = _read(recent, executables.names)
             if bad and config.nonfinite == "stop":
                 raise _nonfinite(bad[0], workdir, checkpoints, main_process)
@@ -171,6 +172,8 @@ def train(
                         before, carry = curriculum.phase, curriculum.advance(carry)
                         executables = curriculum.executables
                         setup, task = executables.setup, executables.setup.task
+                        if progress is not None:
+                            progress.rebatch(curriculum.phase.batch)
                         if (before.batch, before.replay) != (curriculum.phase.batch, curriculum.phase.replay) or curriculum.phase.replay:
                             feed.close()
                             feed = _feed(setup, position, done)

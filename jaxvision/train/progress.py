@@ -61,6 +61,12 @@ class Progress:
         self._shown_at = -float("inf")
         self._shown: dict[str, float] = {}
 
+    def rebatch(self, batch_size: int) -> None:
+        """Steps have another number of images from here on; the rate starts anew."""
+        if batch_size != self._batch_size:
+            self._batch_size = batch_size
+            self._marks = deque([self._marks[-1]], maxlen=_WINDOW + 1)
+
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Notes that `step` steps are done. `metrics` may be any; the last seen loss and accuracy are shown ("train/loss", "test/accuracy" …)."""
         now = self._clock()

@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("efficienttrain_config", ROOT / "configs" / "efficienttrain.py")
 published = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(published)
-EXAMPLES, EPOCHS, SEEDS = 6000, 8, (0, 1, 2)
+EXAMPLES, EPOCHS, SEEDS = 4000, 6, (0, 1, 2)
 ARMS = ("baseline", "curriculum", "cut")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxvision import fit, load_run
-from jaxvision.errors import ModelError
+from jaxvision.errors import ConfigError, ModelError
 from jaxvision.nn.position import resize_grid
 from jaxvision.train import curriculum as room
 from jaxvision.train.checkpoint import Checkpoints
@@ -155,3 +155,11 @@ def test_phases_that_differ_in_magnitude_alone_share_an_executable():
     drawn = jax.jit(lambda level: setup.task.prepare({**batch, "magnitude": jnp.full(8, level)}, jax.random.key(5), train=True))
     weak, strong = drawn(0.0), drawn(9.0)
     assert "magnitude" not in weak and not np.array_equal(weak["image"], strong["image"])
+
+
+def test_what_cannot_be_compiled_is_said_before_the_boundary_is_reached(tmp_path):
+    # Patches of a 4 x 4 grid do not divide the 6 pixels of the second phase; the steps of the first are long enough to notice.
+    config = tiny(steps=2000, augment__patch_mixing=(0.3, 4), model__patch=2, phases=({"until": 1900, "size": 4}, {"until": 1950, "size": 6}, {}))
+    with pytest.raises(ConfigError, match=r"grid of \(4, 4\).*\(6, 6\)"):
+        fit(config, tmp_path, **QUIET)
+    assert read_metrics(tmp_path)[-1]["step"] < 1900

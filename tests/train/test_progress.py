@@ -65,3 +65,14 @@ def test_on_a_terminal_one_line_is_rewritten_and_ended_once(monkeypatch):
 
 def test_durations_read_like_a_clock():
     assert [duration(s) for s in (7.4, 187, 7387, 93787)] == ["7 s", "3:07", "2:03:07", "1 d 2:03:07"]
+
+
+def test_another_batch_size_counts_images_from_where_it_begins():
+    now = [0.0]
+    progress = Progress(100, 32, stream=io.StringIO(), clock=lambda: now[0])
+    for step in range(1, 7):
+        now[0] += 1.0 if step < 5 else 0.5
+        if step == 5:
+            progress.rebatch(8)
+        progress.update(step, {})
+    assert "2 steps/s | 16 images/s" in progress.line()
