@@ -127,9 +127,11 @@ def changed_leaves(old: Setup, new: Setup) -> dict[str, jax.ShapeDtypeStruct]:
 
 def resize_leaves(leaves: dict[str, Any], old: Task, new: Task) -> dict[str, Any]:
     """Leaves by name, brought to the image size of `new` where a table names them; the others as they are."""
-    tables = [(pattern, function, old, new) for pattern, function in new.size_dependent]
-    for own in [(old.model, new.model)] if new.model is not None else []:
-        tables += [(pattern, _published(function), *own) for pattern, function in getattr(sys.modules[type(own[1]).__module__], "SIZE_DEPENDENT", ())]
+    of_model = getattr(sys.modules[type(new.model).__module__], "SIZE_DEPENDENT", ())
+    tables = [
+        *((pattern, function, old, new) for pattern, function in new.size_dependent),
+        *((pattern, _published(function), old.model, new.model) for pattern, function in of_model),
+    ]
 
     def resize(name: str, leaf: Any) -> Any:
         for pattern, function, *pair in tables:

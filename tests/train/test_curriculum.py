@@ -1,4 +1,7 @@
+import importlib.util
+import pathlib
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +10,7 @@ import pytest
 
 from jaxvision import fit, load_run
 from jaxvision.errors import ConfigError, ModelError
+from jaxvision.models.registry import create_model, shapes_of
 from jaxvision.nn.position import resize_grid
 from jaxvision.train import curriculum as room
 from jaxvision.train.checkpoint import Checkpoints
@@ -18,6 +22,10 @@ from jaxvision.trees import named_leaves
 from tests.runs import tiny
 from tests.tasks.methods import Masked
 
+FILE = pathlib.Path(__file__).resolve().parents[2] / "configs" / "efficienttrain.py"
+spec = importlib.util.spec_from_file_location("efficienttrain_config", FILE)
+published = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(published)
 QUIET = {"report": lambda line: None}
 # 4 pixels are one patch, 8 are four; the middle phase differs by its batch.
 PHASES = ({"until": 3, "size": 4}, {"until": 6, "size": 4, "batch": 8}, {"until": 9})
@@ -163,3 +171,16 @@ def test_what_cannot_be_compiled_is_said_before_the_boundary_is_reached(tmp_path
     with pytest.raises(ConfigError, match=r"grid of \(4, 4\).*\(6, 6\)"):
         fit(config, tmp_path, **QUIET)
     assert read_metrics(tmp_path)[-1]["step"] < 1900
+
+
+@pytest.mark.parametrize("name", ["deit_t", "swin_t", "convnext_t", "caformer_s18", "resnet50"])
+def test_published_backbones_go_from_96_to_224_pixels(name):
+    config = published.get_config(f"{name},plus200")
+    fields = {key: value for key, value in config.model.items() if key not in ("name", "dtype")}
+    small, full = (create_model(config.model.name, image_size=size, **fields) for size in (96, 224))
+    before, after = (named_leaves(shapes_of(model)["params"]) for model in (small, full))
+    tasks = [types.SimpleNamespace(model=model, size_dependent=()) for model in (small, full)]
+    made = jax.eval_shape(lambda leaves: resize_leaves(leaves, *tasks), before)
+    assert {leaf: value.shape for leaf, value in made.items()} == {leaf: value.shape for leaf, value in after.items()}
+    changed = {leaf for leaf in after if before[leaf].shape != after[leaf].shape}
+    assert len(changed) == {"deit_t": 1, "swin_t": 12}.get(name, 0)
