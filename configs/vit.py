@@ -77,7 +77,7 @@ def s16(dataset: str) -> ConfigDict:
     # big_vision's configs/vit_s16_i1k.py: 2-d sine-cosine positions, mean pooling, one hidden layer in the head, RandAugment(2, 10), mixup 0.2.
     return ConfigDict(
         {
-            "epochs": 110,
+            "epochs": 90,
             "batch_size": 1024,
             "image_size": (224, 224),
             "model": {
