@@ -324,6 +324,8 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), [read[name] for name in wanted]), document["meta"]
 
     def _read(self, step: int, shardings: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+        if not shardings:
+            return {}
         read = arrays.read_arrays(self.folder / str(step) / ARRAYS, shardings)
         return {name: arrays.as_key(read[name], keys[name], shardings[name]) if name in keys else read[name] for name in shardings}
 

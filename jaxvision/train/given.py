@@ -30,10 +30,18 @@ def resolve(source: str, roots: Mapping[str, pathlib.Path]) -> pathlib.Path:
     return path
 
 
-def load_frozen(config: Any, roots: Mapping[str, pathlib.Path]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({name: variables}, {name: what is noted of its checkpoint}) of config.frozen. A section's other keys are the task's."""
+def load_frozen(
+    config: Any, roots: Mapping[str, pathlib.Path], saved: Mapping[str, Any] | None = None, noted: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """({name: variables}, {name: what is noted of its checkpoint}) of config.frozen. A section's other keys are the task's.
+
+    `saved`: copies that the run's own checkpoint carries, taken instead of their sources, and what it has `noted` of them.
+    """
     variables, record = {}, {}
     for name, section in config.frozen.items():
+        if saved and name in saved:
+            variables[name], record[name] = saved[name], (noted or {})[name]
+            continue
         if "source" not in section:
             raise ConfigError(f"frozen.{name} has no source; give --config.frozen.{name}.source=WORKDIR")
         variables[name], meta = read_checkpoint_variables(resolve(section.source, roots))

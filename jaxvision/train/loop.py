@@ -115,7 +115,7 @@ def train(
             nonlocal saved
             if saved != step:
                 checkpoints.save(
-                    carry,
+                    carry.replace(frozen=frozen),
                     {
                         "step": step,
                         "position": position,
@@ -133,6 +133,7 @@ def train(
                     step=step,
                     # A phase is evaluated at its own size, so only figures of the last one say which checkpoint is the best.
                     metrics=metrics if evaluated == step and curriculum.number == len(curriculum.plan) - 1 else None,
+                    with_frozen=task.predict_frozen if step == total else (),
                 )
                 saved = step
             if wait:

@@ -97,7 +97,8 @@ def predict(
     }
     config = with_changes(config, changes)
     known = dict(classes=meta["classes"], train_size=meta["train_size"], roots=_roots(config, workdir), fresh=False)
-    setup = set_up(config, sources={"test": source}, phase=meta.get("phase", 0), **known)
+    saved, _ = checkpoints.restore(None, int(meta["step"]), only=("frozen",))
+    setup = set_up(config, sources={"test": source}, phase=meta.get("phase", 0), frozen=(saved.get("frozen", {}), meta["frozen"]), **known)
     executables = Executables(setup)
     target = pathlib.Path(output) if output is not None else pathlib.Path(workdir) / "predictions"
     # Every process needs the whole loop (collectives); one writes.

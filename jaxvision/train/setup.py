@@ -131,6 +131,7 @@ def set_up(
     classes: Sequence[str] | None = None,
     train_size: int | None = None,
     roots: Mapping[str, pathlib.Path] | None = None,
+    frozen: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {}),
     fresh: bool = True,
     phase: int = 0,
     devices: Sequence[jax.Device] | None = None,
@@ -142,6 +143,7 @@ def set_up(
       classes: names that a checkpoint carries, instead of the source's.
       train_size: training examples, which a checkpoint carries too; what is meant in epochs or in shares of the run depends on it.
       roots: {stage name: folder} that "stage:<name>" refers to.
+      frozen: copies of frozen networks that a checkpoint carries, and what it notes of them.
       fresh: read config.init_from too; a run that is restored does not need it.
       phase: number of the phase that the run, or its checkpoint, is in.
 
@@ -167,16 +169,16 @@ def set_up(
         train_size = len(sources["train"]) if "train" in sources else len(first)
     phases = plan(config, train_size)
     phase = min(phase, len(phases) - 1)
-    frozen, frozen_record = load_frozen(config, roots or {})
+    networks, noted = load_frozen(config, roots or {}, *frozen)
     problem = Problem(
         classes=tuple(classes if classes is not None else first.classes),
         channels=int(shapes["image"].shape[-1]) if "image" in shapes else channels,
         train_size=train_size,
         total_steps=phases[-1].stop,
         steps_per_epoch=train_size / config.batch_size,
-        frozen=frozen_record,
+        frozen=noted,
     )
-    task, given = _task_of(config, problem, phases[phase], mesh), {"frozen": frozen}
+    task, given = _task_of(config, problem, phases[phase], mesh), {"frozen": networks}
     shapes = _batched(shapes, phases[phase].batch)
     if fresh and config.init_from:
         wanted = jax.eval_shape(lambda: dict(task.init_variables(jax.random.key(0), shapes)))

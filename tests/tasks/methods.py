@@ -61,6 +61,16 @@ class Distill(Classify):
         return {**extra, "queue": queue}
 
 
+class Ensemble(Distill):
+    """Predicts with its teacher."""
+
+    predict_frozen = ("teacher",)
+
+    def predict(self, state, batch):
+        batch = Task.prepare(self, batch, state.key, train=False)
+        return {"probabilities": jax.nn.softmax(self.model.apply(state.frozen["teacher"], batch["image"], train=False))}
+
+
 class Widening(Classify):
     """Sees the left half of each image for two steps, then the whole: a static choice, an executable each."""
 

@@ -1,13 +1,17 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxvision import fit
 from jaxvision.errors import ConfigError
 from jaxvision.tasks.base import accumulate
 from jaxvision.train.checkpoint import Checkpoints
 from jaxvision.train.init_from import read_checkpoint_variables
+from jaxvision.train.modes import predict
 from jaxvision.train.setup import set_up
 from jaxvision.train.writers import read_metrics
 from jaxvision.trees import named_leaves
@@ -57,6 +61,18 @@ def test_a_frozen_teacher_is_an_argument_that_stays_and_its_outputs_fill_a_queue
     variables, _ = read_checkpoint_variables(tmp_path / "teacher")
     for name, leaf in named_leaves(setup.given["frozen"]["teacher"]).items():
         np.testing.assert_array_equal(leaf, named_leaves(variables)[name])
+
+
+def test_a_frozen_network_that_prediction_uses_travels_with_the_final_checkpoint(tmp_path):
+    fit(tiny(steps=2), tmp_path / "teacher", **QUIET)
+    teacher = {"source": str(tmp_path / "teacher")}
+    fit(tiny(steps=2, task__name="tests.tasks.methods:Ensemble", task__queue=40, frozen__teacher=teacher), tmp_path / "run", **QUIET)
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "digit.png")
+    (before,) = predict(None, tmp_path / "run", tmp_path / "digit.png", output=tmp_path / "with", **QUIET)
+    (of_teacher,) = predict(None, tmp_path / "teacher", tmp_path / "digit.png", output=tmp_path / "own", **QUIET)
+    shutil.rmtree(tmp_path / "teacher")
+    (after,) = predict(None, tmp_path / "run", tmp_path / "digit.png", output=tmp_path / "without", **QUIET)
+    assert before.read_text() == after.read_text() == of_teacher.read_text()
 
 
 def test_a_static_choice_changes_the_executable(tmp_path):
