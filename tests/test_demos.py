@@ -1,4 +1,4 @@
-"""Every config's `demo` for two steps: it builds, trains, evaluates and writes. The whole demos are claims (tests/claims/test_demos.py)."""
+"""Every config's `demo` for two steps: it builds, trains, evaluates and writes. Whole trainings are claims (tests/claims)."""
 
 import pathlib
 

@@ -31,7 +31,8 @@ def pretrained(tmp_path_factory):
 
 
 def test_a_linear_probe_moves_the_head_alone_and_keeps_slots_for_nothing_else(pretrained, tmp_path):
-    changes = {"task__name": "probe", "init_from": str(pretrained), "reinit_head": True, "steps": 200, "optim__ema": None, "optim__lr": 0.1, "log_every": 50}
+    start = {"task__name": "probe", "init_from": str(pretrained), "reinit_head": True}
+    changes = {**start, "steps": 200, "optim__ema": None, "optim__lr": 0.1, "log_every": 50}
     metrics = fit(tiny(**RESNET, **changes), tmp_path, **QUIET)
     before, after = (named_leaves(read_checkpoint_variables(folder)[0]) for folder in (pretrained, tmp_path))
     for name in before:
