@@ -127,11 +127,8 @@ def main() -> None:
         peer.stdin.flush()
         return float(peer.stdout.readline())
 
-    print(
-        "| convolution | ours, ms | against `lax` | against PyTorch | ours with gradients, ms | against `lax` | against PyTorch |\n"
-        + "|---" * 7
-        + "|"
-    )
+    against = "against `lax` | against PyTorch |"
+    print(f"| convolution | forward, ms | {against} with gradients, ms | {against}\n" + "|---" * 7 + "|", flush=True)
     ratios = {"lax": ([], []), "torch": ([], [])}
     for name in (name.replace(";", ",") for name in flags.only.split(",")):
         ours, lax = jax_steps(CASES[name], None), jax_steps(CASES[name], "reference")

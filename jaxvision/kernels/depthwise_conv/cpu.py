@@ -7,6 +7,9 @@ which is a (kh, kw, c) tile that stays in cache while a scan goes down the image
 stays sharded. Arithmetic is float32.
 """
 
+import functools
+import operator
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -35,14 +38,17 @@ def _place(x, sides: tuple[Pair, Pair]):
 
 
 def _unrolled(x, w, output: Pair, strides: Pair, dilation: Pair):
-    """sum over (i, j) of w[i, j] x[row * stride + i * dilation, column * stride + j * dilation]: every term in one loop."""
+    """sum over (i, j) of w[i, j] x[row * stride + i * dilation, column * stride + j * dilation]: every term in one loop.
+
+    One sum a kernel row, then their sum: the additions of one chain wait for one another, those of several chains overlap.
+    """
     (rows, columns), (sh, sw), (dh, dw) = output, strides, dilation
-    terms = (
-        x[:, i * dh : i * dh + (rows - 1) * sh + 1 : sh, j * dw : j * dw + (columns - 1) * sw + 1 : sw] * w[i, j]
-        for i in range(w.shape[0])
-        for j in range(w.shape[1])
-    )
-    return sum(terms, next(terms))
+
+    def term(i, j):
+        return x[:, i * dh : i * dh + (rows - 1) * sh + 1 : sh, j * dw : j * dw + (columns - 1) * sw + 1 : sw] * w[i, j]
+
+    by_row = [functools.reduce(operator.add, [term(i, j) for j in range(w.shape[1])]) for i in range(w.shape[0])]
+    return functools.reduce(operator.add, by_row)
 
 
 def _correlate(x, w, output: Pair, strides: Pair, dilation: Pair):
