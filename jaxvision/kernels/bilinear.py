@@ -76,7 +76,7 @@ class Bilinear:
     def _run(self, field: str, platform: str, a, b, *, geometry: Geometry, implementation: str | None, mapped: bool):
         maps = self.implementations[implementation or platform]
         shapes = [jax.ShapeDtypeStruct(v.shape[1:] if mapped else v.shape, v.dtype) for v in (a, b)]
-        if not maps.covers(*shapes, geometry):
+        if not (geometry.known and maps.covers(*shapes, geometry)):
             maps = self.implementations["reference"]
         run = functools.partial(getattr(maps, field), geometry=geometry)
         return (jax.vmap(run) if mapped else run)(a, b)

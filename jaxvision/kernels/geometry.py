@@ -23,9 +23,14 @@ class Geometry:
 
     @property
     def output(self) -> Pair:
-        """(rows, columns) of the result."""
+        """(rows, columns) of the result; below 1 where the kernel does not fit the image."""
         sides = zip(self.size, self.reach, self.strides, self.padding)
-        return tuple(max(0, (n + low + high - reach) // stride + 1) for n, reach, stride, (low, high) in sides)
+        return tuple((n + low + high - reach) // stride + 1 for n, reach, stride, (low, high) in sides)
+
+    @property
+    def known(self) -> bool:
+        """Whether all sizes are numbers (an exported program may leave them open) and there is a result at all."""
+        return all(isinstance(n, int) for n in self.size) and min(self.output) > 0
 
     @property
     def reach(self) -> Pair:

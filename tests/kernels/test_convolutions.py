@@ -204,12 +204,17 @@ def test_a_short_convolution_is_left_to_the_compiler(monkeypatch):
     assert "stablehlo.convolution" in text(8) and "stablehlo.convolution" not in text(64)
 
 
-def test_an_exported_program_takes_any_batch():
-    (batch,) = export.symbolic_shape("b")
-    w = normal(1, 7, 7, 1, 8)
-    exported = export.export(jax.jit(lambda x: depthwise_conv(x, w)))(jax.ShapeDtypeStruct((batch, 9, 9, 8), jnp.float32))
-    x = normal(0, 3, 9, 9, 8)
-    np.testing.assert_allclose(exported.call(x), depthwise_conv(x, w, implementation="reference"), atol=1e-4)
+def test_an_exported_program_takes_any_batch_and_any_size():
+    batch, side = export.symbolic_shape("b, s")
+    w, x = normal(1, 7, 7, 1, 8), normal(0, 3, 9, 9, 8)
+    for shape in ((batch, 9, 9, 8), (batch, side, side, 8)):
+        exported = export.export(jax.jit(lambda x: depthwise_conv(x, w, padding=3)))(jax.ShapeDtypeStruct(shape, jnp.float32))
+        np.testing.assert_allclose(exported.call(x), depthwise_conv(x, w, implementation="reference"), atol=1e-4)
+
+
+def test_a_kernel_that_does_not_fit_gives_an_empty_map():
+    assert depthwise_conv(jnp.ones((2, 3, 3, 4)), jnp.ones((5, 5, 1, 4)), padding=0).shape == (2, 0, 0, 4)
+    assert conv(jnp.ones((2, 3, 3, 4)), jnp.ones((4, 4, 4, 4)), 4, 0).shape == (2, 0, 0, 4)
 
 
 def test_wrong_shapes_and_implementations_are_one_clear_line():
