@@ -3,8 +3,9 @@
     python -m jaxvision.main --config=configs/dr_resnet.py:demo --workdir=runs/dr
         procedural photographs of the retina at 64 pixels: two cameras to train with, a third to test with; a ResNet-18 a quarter as wide; about two
         minutes on two CPU cores
-    … configs/dr_resnet.py:demo,none            without augmentation
-    … configs/dr_resnet.py:demo,single          without augmentation, and with one camera for as many photographs
+    … configs/dr_resnet.py:demo,pooled          without augmentation
+    … configs/dr_resnet.py:demo,augmented       with one camera for as many photographs
+    … configs/dr_resnet.py:demo,single          with neither
     python -m jaxvision.main --config=configs/dr_resnet.py:demo,calibration --mode=search --workdir=runs/policy
         the calibration of the augmentation: transforms are added one at a time and kept where the AUC on a validation camera rises
 
@@ -26,7 +27,8 @@ from jaxvision.errors import ConfigError, nearest
 CALIBRATED = ("flip", "rotate", "scale", "shift", "color", "gamma", "blur", "noise")
 ARMS = {
     "calibrated": ("a+b", "c:1000", CALIBRATED),
-    "none": ("a+b", "c:1000", ()),
+    "pooled": ("a+b", "c:1000", ()),
+    "augmented": ("a:800", "c:1000", CALIBRATED),
     "single": ("a:800", "c:1000", ()),
     "calibration": ("a:800", "b:400", ()),
 }

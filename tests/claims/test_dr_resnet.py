@@ -1,4 +1,4 @@
-"""Paper 46, small: on a camera that training has not seen, calibrated augmentation and pooled sources raise the AUC of a plain ResNet-18."""
+"""Paper 46, small: calibrated augmentation raises a plain ResNet-18's AUC on a camera that training has not seen, and so do pooled sources."""
 
 import pathlib
 
@@ -14,11 +14,12 @@ HERE = ["--config.mesh.data=1", "--config.writers=('jsonl',)", "--config.compila
 @pytest.mark.claim
 @pytest.mark.timeout(300)
 def test_augmentation_and_pooled_sources_raise_the_auc_on_an_unseen_camera(tmp_path):
-    found = {arm: jaxvision.fit(load_config(f"{CONFIG}:demo,{arm}", HERE), str(tmp_path / arm)) for arm in ("calibrated", "none", "single")}
+    """Against 800 photographs of one camera; both together gain nothing further here."""
+    found = {arm: jaxvision.fit(load_config(f"{CONFIG}:demo,{arm}", HERE), str(tmp_path / arm)) for arm in ("single", "augmented", "pooled")}
     auc = {arm: metrics["test/auc"] for arm, metrics in found.items()}
     print({arm: {name: round(value, 4) for name, value in metrics.items()} for arm, metrics in found.items()})
-    assert auc["calibrated"] > auc["none"] + 0.02
-    assert auc["none"] > auc["single"] + 0.03
-    none = found["none"]
-    assert none["test/auc_grade2"] < none["test/auc_grade3"] <= none["test/auc_grade4"] + 0.005
-    assert found["calibrated"]["test/auc_patient"] >= auc["calibrated"]
+    assert auc["augmented"] > auc["single"] + 0.02
+    assert auc["pooled"] > auc["single"] + 0.02
+    for metrics in found.values():
+        assert metrics["test/auc_grade2"] < metrics["test/auc_grade3"] <= metrics["test/auc_grade4"] + 0.005
+        assert metrics["test/auc_patient"] >= metrics["test/auc"]

@@ -1,4 +1,4 @@
-"""Paper 45, small: at four times the multiply-adds the run time follows activations, which width raises least; accuracies stay close."""
+"""Paper 45, small: at four times the multiply-adds the run time follows activations, which width raises least."""
 
 import functools
 import pathlib
@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-import jaxvision
 from jaxvision.models.complexity import complexity
 from jaxvision.models.regnet import RegNet
 from jaxvision.models.scaling import FAST, factors, scale_regnet, scale_side
 from jaxvision.train.config import load_config
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "fast_scaling.py"
-HERE = ["--config.mesh.data=1", "--config.writers=('jsonl',)", "--config.compilation_cache="]
 STRATEGIES = {"d": "d", "wg": "wg", "r": "r", "uniform": "d1_w1_g1_r1", "fast": FAST}
 SMALL = {"se": 0.25, "depths": (2, 2), "widths": (48, 96), "group_widths": (24, 24)}
 
@@ -63,14 +61,3 @@ def test_a_training_step_of_equal_cost_takes_longest_where_activations_are_most(
     print({name: (cost.flops, cost.activations) for name, cost in costs.items()})
     assert max(times["wg"], times["fast"]) < min(times["d"], times["r"])
     assert by_activations > by_flops and by_activations > 0.6
-
-
-@pytest.mark.claim
-@pytest.mark.timeout(300)
-def test_the_scaled_networks_reach_accuracies_close_to_each_other(tmp_path):
-    reached = {}
-    for name in STRATEGIES:
-        config = load_config(f"{CONFIG}:demo,{name}", [*HERE, "--config.epochs=5", "--config.eval_every=1000"])
-        reached[name] = jaxvision.fit(config, str(tmp_path / name))["test/accuracy"]
-    print(reached)
-    assert max(reached.values()) - min(reached.values()) < 0.03 and min(reached.values()) > 0.9
