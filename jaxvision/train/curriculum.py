@@ -1,4 +1,4 @@
-"""The phases of a run while it runs: the executables of each, the next ones compiled in the background, and the state brought to the next size.
+"""The phases of a run while it runs: the executables of each, later ones compiled in the background, and the state brought to the next size.
 
 Only leaves that depend on the image size are touched at a boundary: parameters, their optimizer moments and averaged copies, found by path in the
 tables of the model file (SIZE_DEPENDENT) and of the task (`Task.size_dependent`), all resized in one small program on the mesh. Tables of positions
@@ -43,7 +43,8 @@ class Curriculum:
                 self._setups[self.plan[number].program] = in_phase(setup, number)
         for number in range(setup.number + 1, len(self.plan)):
             changed_leaves(self._of(number - 1), self._of(number))
-        self._threads: list[threading.Thread] = []
+        self._ready: dict[tuple, threading.Event] | None = None
+        self._closed = False
         self._failures: list[Exception] = []
 
     def _of(self, number: int) -> Setup:
@@ -65,23 +66,30 @@ class Curriculum:
         return self._executables[program]
 
     def compile_ahead(self, eval_every: int) -> None:
-        """Starts to compile what the next phase needs, in a thread; at a boundary it is there, or waited for."""
-        following = self.number + 1
-        if following < len(self.plan) and self.plan[following].program not in self._executables:
-            setup, executables, phase = self._of(following), self._built(following), self.plan[following]
-            evaluation = following == len(self.plan) - 1 or phase.stop // eval_every > phase.start // eval_every
+        """Starts to compile, in a thread, what later phases need, in their order: at a boundary it is there, or waited for.
 
-            def work() -> None:
+        All of them and not the next alone: a phase may be shorter than compiling for the one after it takes.
+        """
+        if self._ready is not None:
+            return
+        first = {phase.program: number for number, phase in reversed([*enumerate(self.plan)]) if number > self.number}
+        evaluated = {self.plan[-1].program} | {phase.program for phase in self.plan if phase.stop // eval_every > phase.start // eval_every}
+        work = [(self._built(first[program]), program) for program in sorted(first, key=first.get) if program not in self._executables]
+        self._ready = {program: threading.Event() for _, program in work}
+
+        def compile_all() -> None:
+            for executables, program in work:
                 try:
-                    with jax.set_mesh(setup.mesh):
-                        executables.compile(evaluation)
+                    with jax.set_mesh(executables.setup.mesh):
+                        executables.compile(program in evaluated)
                 except Exception as error:  # raised by `check`, on the thread of the run
                     self._failures.append(error)
+                self._ready[program].set()
+                if self._closed:
+                    return
 
-            # A daemon: a run that is stopped has saved and need not wait for a program that nobody will run.
-            thread = threading.Thread(target=work, name=f"compile-phase-{following}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        # A daemon: a run that is stopped has saved and need not wait for a program that nobody will run.
+        threading.Thread(target=compile_all, name="compile-ahead", daemon=True).start()
 
     def check(self) -> None:
         """Raises what compiling the next phase ended with, as soon as it is known rather than at the boundary."""
@@ -90,8 +98,8 @@ class Curriculum:
 
     def advance(self, carry: TrainState) -> TrainState:
         """The state for the next phase, which is the present one from here on."""
-        while self._threads:
-            self._threads.pop().join()
+        if event := (self._ready or {}).get(self.plan[self.number + 1].program):
+            event.wait()
         self.check()
         old, new = self._of(self.number), self._of(self.number + 1)
         if new is not old:
@@ -100,7 +108,8 @@ class Curriculum:
         return resize_state(carry, old, new)
 
     def close(self) -> None:
-        """Ends the worker processes of evaluation."""
+        """Ends the worker processes of evaluation, and compiling after the program at hand."""
+        self._closed = True
         for executables in self._executables.values():
             executables.close()
 
