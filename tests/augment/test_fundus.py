@@ -18,7 +18,7 @@ def disc(count=4, side=32):
 
 
 def apply(*policy, key=KEY, row=None):
-    row = jnp.arange(4) if row is None else row
+    row = jnp.arange(12) if row is None else row
     return np.asarray(augment_fundus(key, disc(len(row)), row, policy))
 
 
@@ -32,7 +32,7 @@ def test_each_transform_changes_pixels_keeps_their_range_and_draws_by_row(name):
 
 
 def test_a_rotation_keeps_the_distance_of_a_spot_to_the_centre():
-    for picture in apply("rotate"):
+    for picture in apply("rotate")[:4]:
         weight = np.clip(picture[..., 0] - 200 / 255, 0, 1)
         y, x = ((weight * axis).sum() / weight.sum() for axis in np.mgrid[:32, :32] + 0.5)
         assert np.hypot(y - 16, x - 16) == pytest.approx(6, abs=0.5)
