@@ -56,9 +56,10 @@ RECIPES = {
         {"name": "momentum", "lr": 0.1, "lr_batch": 256, "momentum": 0.9, "weight_decay": 1e-3, "decay": "l2", "warmup": 5000, "schedule": "cosine"},
     ),
 }
+# family -> (model of a few thousand parameters, radius)
 SMALL = {
-    "vit": {"name": "vit_small_patch16_224", "patch": 2, "dim": 64, "depth": 4, "heads": 4},
-    "mixer": {"name": "mixer_s16_224", "patch": 2, "dim": 64, "depth": 4},
+    "vit": ({"name": "vit_small_patch16_224", "patch": 2, "dim": 32, "depth": 2, "heads": 4, "class_token": False, "pool": "avg"}, 0.15),
+    "mixer": ({"name": "mixer_s16_224", "patch": 2, "dim": 32, "depth": 2}, 0.1),
 }
 
 
@@ -95,18 +96,19 @@ def imagenet(variant: str, plain: bool, dataset: str = "imagenet2012") -> Config
 
 
 def demo(plain: bool, family: str = "vit") -> ConfigDict:
-    # The batch is one group: at 32 examples it is smaller than the published m.
+    model, rho = SMALL[family]
+    # So few pictures that a plain network knows them by heart. The batch is one group: 32 examples are fewer than the published m.
     return ConfigDict(
         {
-            "epochs": 40,
+            "steps": 800,
             "batch_size": 32,
             "image_size": (8, 8),
-            "eval_every": 225,
+            "eval_every": 400,
             "eval_batch_size": 120,
-            "model": {**SMALL[family], "activation": "gelu_tanh"},
-            "data": {"source": "digits", "mean": (0.5,), "std": (0.5,)},
+            "model": {**model, "activation": "gelu_tanh"},
+            "data": {"source": "digits", "limit": 300, "mean": (0.5,), "std": (0.5,)},
             "task": {"name": "classify"},
-            "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.3, "warmup": 0.1, "clip": 1.0, "schedule": "cosine", **ascent(plain, 0.1, 1)},
+            "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.1, "warmup": 0.1, "clip": 1.0, "schedule": "cosine", **ascent(plain, rho, 1)},
         }
     )
 
