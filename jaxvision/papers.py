@@ -94,7 +94,7 @@ _TABLE = """
     Rethinking Supervised Pre-training for Better Downstream Transferring
 31 efficienttrain 2211.09703 augment/spectrum.py augment/resize.py train/phases.py train/curriculum.py data/replay.py search/curriculum.py
     EfficientTrain: Exploring Generalized Curriculum Learning for Training Visual Backbones
-34 sam_vit 2106.01548 optim/rules.py optim/sharpness.py models/vit.py models/mlp_mixer.py
+34 sam_vit 2106.01548 optim/rules.py optim/sharpness.py train/analysis.py augment/corruptions.py models/vit.py models/mlp_mixer.py
     When Vision Transformers Outperform ResNets without Pre-training or Strong Data Augmentations
 46 dr_resnet 2210.03180 models/resnet.py data/fundus.py augment/fundus.py tasks/retinopathy.py search/policy.py
     A ResNet is All You Need? Modeling A Strong Baseline for Detecting Referable Diabetic Retinopathy in Fundus Images
