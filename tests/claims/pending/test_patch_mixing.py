@@ -25,7 +25,7 @@ def reached(kind: str, mixing: str, folder: pathlib.Path) -> dict[str, float]:
     return figures
 
 
-@pytest.mark.claim
+@pytest.mark.pending
 @pytest.mark.timeout(300)
 def test_patch_mixing_gives_a_convnet_patch_selectivity_and_costs_no_clean_accuracy(tmp_path):
     none, cutmix, patch = (reached("conv", mixing, tmp_path) for mixing in ("none", "cutmix", "patch"))
@@ -35,7 +35,7 @@ def test_patch_mixing_gives_a_convnet_patch_selectivity_and_costs_no_clean_accur
         assert patch[f"replaced_{share}"] >= cutmix[f"replaced_{share}"]
 
 
-@pytest.mark.claim
+@pytest.mark.pending
 @pytest.mark.timeout(300)
 def test_a_transformer_gains_less_than_a_convnet(tmp_path):
     gain = {}

@@ -48,7 +48,7 @@ def compare(family: str, folder: pathlib.Path) -> dict[str, dict[str, float]]:
     return means
 
 
-@pytest.mark.claim
+@pytest.mark.pending
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("family", ["vit", "mixer"])
 def test_sam_flattens_the_minimum_and_classifies_held_out_digits_better(family, tmp_path):

@@ -11,7 +11,7 @@ CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "dr_resnet.py
 HERE = ["--config.mesh.data=1", "--config.writers=('jsonl',)", "--config.compilation_cache=", "--config.steps=200", "--config.eval_every=1000"]
 
 
-@pytest.mark.claim
+@pytest.mark.pending
 @pytest.mark.timeout(300)
 def test_augmentation_and_pooled_sources_raise_the_auc_on_an_unseen_camera(tmp_path):
     """Against 800 photographs of one camera; both together gain nothing further here."""

@@ -58,7 +58,7 @@ def arms(kind: str, folder: pathlib.Path) -> dict[str, list[tuple[float, float]]
     return reached
 
 
-@pytest.mark.claim
+@pytest.mark.pending
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["vit", "conv"])
 def test_the_curriculum_saves_a_third_of_the_compute_and_keeps_the_accuracy(kind, tmp_path):
@@ -72,7 +72,7 @@ def test_the_curriculum_saves_a_third_of_the_compute_and_keeps_the_accuracy(kind
     assert accuracy["curriculum"] >= accuracy["cut"] - 0.3
 
 
-@pytest.mark.claim
+@pytest.mark.pending
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["vit", "conv"])
 def test_the_time_of_the_steps_follows_their_compute(kind):
