@@ -18,6 +18,10 @@ def shortened(config, steps: int = 2):
     tree = plain(config) | {"epochs": None, "steps": steps, "eval_every": None, "writers": ("jsonl",), "compilation_cache": ""}
     cut = {"epochs": None, "steps": steps, "eval_every": None}
     tree["stages"] = tuple((name, {**changes, **cut}) for name, changes in tree["stages"])
+    if tree["phases"]:  # a curriculum keeps its first and its last phase, a step each
+        ends = (tree["phases"][0], tree["phases"][-1])
+        first, last = ({key: value for key, value in phase.items() if key not in ("until", "schedule")} for phase in ends)
+        tree["phases"] = ({**first, "until": steps - 1}, last)
     return complete(tree)
 
 

@@ -66,7 +66,7 @@ def test_local_starts_n_processes_that_know_each_other(tmp_path):
 def test_local_ends_all_when_one_fails_and_exits_with_its_code(tmp_path):
     python = executable(
         tmp_path / "python",
-        """case "$*" in *--process_index=1*) exit 7 ;; esac
+        """case "$*" in *--process_index=1*) sleep 2; exit 7 ;; esac  # when the others are under way
         trap 'echo ended; exit 143' TERM
         for _ in $(seq 600); do sleep 0.1; done""",
     )
