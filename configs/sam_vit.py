@@ -3,9 +3,11 @@ Augmentations", arXiv 2106.01548): random crop and flip only, AdamW or momentum 
 
     python -m jaxvision.main --config=configs/sam_vit.py:demo --workdir=runs/sam
     python -m jaxvision.main --config=configs/sam_vit.py:demo,plain --workdir=runs/plain
-        a ViT of 4 blocks on scikit-learn's digits, with SAM and without; demo,mixer and demo,mixer,plain are the same for a Mixer
+        a ViT of 2 blocks on 300 of scikit-learn's digits, half a minute on two CPU cores; four seeds: 80.4 % of 360 held-out digits with SAM, 76.3 %
+        without. demo,mixer and demo,mixer,plain: a Mixer, 91.0 % and 89.7 %
     python -m jaxvision.main --mode=analyse --workdir=runs/sam
-        how sharp the minimum is, how sparse the first layers, how robust to corruptions: analysis.json and analysis_*.png
+        how sharp the minimum is, how sparse the first layers, how robust to corruptions: analysis.json and analysis.png, a minute and a half.
+        Here the dominant eigenvalue of the Hessian is 1.4 after SAM and 3.7 without (Mixer 0.20 and 0.84)
 
     python -m jaxvision.main --config=configs/sam_vit.py:vit_b16 --workdir=runs/vit_b16
         ImageNet-1k as published. Top-1 at 224 (in brackets the gain over the same run without SAM, the variant with ",plain"):

