@@ -7,7 +7,7 @@ import pytest
 import jaxvision
 from jaxvision.train.config import load_config
 
-CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "dr_resnet.py"
+CONFIG = pathlib.Path(__file__).resolve().parents[3] / "configs" / "dr_resnet.py"
 HERE = ["--config.mesh.data=1", "--config.writers=('jsonl',)", "--config.compilation_cache=", "--config.steps=200", "--config.eval_every=1000"]
 
 

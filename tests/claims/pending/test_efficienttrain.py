@@ -21,7 +21,7 @@ from jaxvision.train.phases import plan
 from jaxvision.train.setup import in_phase, set_up
 from jaxvision.train.writers import read_metrics
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 spec = importlib.util.spec_from_file_location("efficienttrain_config", ROOT / "configs" / "efficienttrain.py")
 published = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(published)

@@ -8,7 +8,7 @@ import pytest
 import jaxvision
 from jaxvision.train.config import complete
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 spec = importlib.util.spec_from_file_location("patch_mixing_config", ROOT / "configs" / "patch_mixing.py")
 published = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(published)
