@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-# The ops of kernels/, whose kernels are (kh, kw, c / groups, d).
-CONVOLUTIONS = ("conv_forward", "depthwise_conv_forward", "grouped_conv_forward")
+# The ops of kernels/, whose kernels are (kh, kw, c / groups, d), and (c, d) of a dense layer.
+OPS = ("conv_forward", "depthwise_conv_forward", "grouped_conv_forward", "dense_forward")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,8 @@ def _count(jaxpr) -> tuple[int, int]:
             features = kernel[params["dimension_numbers"].rhs_spec[0]] if "dimension_numbers" in params else kernel[-1]
             window = math.prod(kernel) // features
             flops, activations = flops + size * window, activations + size
-        elif name in CONVOLUTIONS:
-            flops, activations = flops + size * math.prod(equation.invars[1].aval.shape[:3]), activations + size
+        elif name in OPS:
+            flops, activations = flops + size * math.prod(equation.invars[1].aval.shape[:-1]), activations + size
         elif name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)

@@ -79,7 +79,7 @@ class PatchMerging(nn.Module):
         b, h, w, dim = x.shape
         x = x.reshape(b, h // 2, 2, w // 2, 2, dim).transpose(0, 1, 3, 4, 2, 5).reshape(b, h // 2, w // 2, 4 * dim)
         x = LayerNorm(EPSILON, **dtypes, name="norm")(x)
-        return nn.Dense(2 * dim, use_bias=False, kernel_init=init, **dtypes, name="reduction")(x)
+        return Dense(2 * dim, use_bias=False, kernel_init=init, **dtypes, name="reduction")(x)
 
 
 class SwinStage(nn.Module):

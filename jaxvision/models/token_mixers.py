@@ -16,7 +16,7 @@ from jaxvision.errors import ModelError, nearest
 from jaxvision.nn.attention import Attention
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.mlp import ACTIVATIONS
-from jaxvision.nn.pointwise import Pointwise
+from jaxvision.nn.pointwise import Dense, Pointwise
 from jaxvision.nn.pool import avg_pool
 
 # The published code draws from a normal cut at +-2, which is a hundred standard deviations away.
@@ -104,7 +104,7 @@ class SpatialFc(nn.Module):
         b, h, w, dim = x.shape
         fits(x, self.size, "its spatial layers")
         settings = {"use_bias": False, "kernel_init": init, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = nn.Dense(h * w, **settings, name="fc")(x.reshape(b, h * w, dim).transpose(0, 2, 1))
+        y = Dense(h * w, **settings, name="fc")(x.reshape(b, h * w, dim).transpose(0, 2, 1))
         return y.transpose(0, 2, 1).reshape(x.shape)
 
 

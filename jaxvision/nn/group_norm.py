@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError
+from jaxvision.nn.norm import standardize
 
 
 class GroupNorm(nn.Module):
@@ -28,10 +28,8 @@ class GroupNorm(nn.Module):
         dim = x.shape[-1]
         if dim % self.groups:
             raise ModelError(f"{dim} channels do not divide into {self.groups} groups for group normalization")
-        grouped = x.astype(jnp.float32).reshape(*x.shape[:-1], self.groups, dim // self.groups)
-        axes = (*range(1, x.ndim - 1), grouped.ndim - 1)
-        centred = grouped - grouped.mean(axes, keepdims=True)
-        y = (centred * jax.lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + self.epsilon)).reshape(x.shape)
+        grouped = x.reshape(*x.shape[:-1], self.groups, dim // self.groups)
+        y = standardize(grouped, (*range(1, x.ndim - 1), grouped.ndim - 1), self.epsilon).reshape(x.shape)
         scale = self.param("scale", self.scale_init, (dim,), self.param_dtype)
         y = y * scale
         if self.use_bias:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.taps import tap
 
 
@@ -56,7 +57,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... d"], *, train: bool = False) -> Float[Array, "... o"]:
         dense = functools.partial(
-            nn.Dense,
+            Dense,
             use_bias=self.use_bias,
             kernel_init=self.kernel_init,
             bias_init=self.bias_init,

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError
+from jaxvision.kernels.dense import dense
 from jaxvision.nn.norm import LayerNorm
 
 
@@ -42,7 +43,7 @@ class PatchProjection(nn.Module):
         rows, columns = patch_grid((height, width), self.patch)
         kernel = self.param("kernel", self.kernel_init, (p, q, channels, self.dim), self.param_dtype).astype(self.dtype)
         x = x.astype(self.dtype).reshape(batch, rows, p, columns, q, channels).transpose(0, 1, 3, 2, 4, 5)
-        y = x.reshape(batch, rows, columns, p * q * channels) @ kernel.reshape(p * q * channels, self.dim)
+        y = dense(x.reshape(batch, rows, columns, p * q * channels), kernel.reshape(p * q * channels, self.dim))
         if self.use_bias:
             y = y + self.param("bias", self.bias_init, (self.dim,), self.param_dtype).astype(self.dtype)
         return y

@@ -1,11 +1,14 @@
 """The same linear map at every pixel: a 1x1 convolution, or a dense layer over channels, computed as one matrix product either way."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
+
+from jaxvision.kernels.dense import dense
 
 
 class Pointwise(nn.Module):
@@ -27,7 +30,10 @@ class Pointwise(nn.Module):
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, (1, 1, *shape) if self.as_conv else shape, self.param_dtype)
-        y = x.astype(self.dtype) @ kernel.reshape(shape).astype(self.dtype)
+        y = dense(x.astype(self.dtype), kernel.reshape(shape).astype(self.dtype))
         if self.use_bias:
             y = y + self.param("bias", self.bias_init, (self.features,), self.param_dtype).astype(self.dtype)
         return y
+
+
+Dense = functools.partial(Pointwise, as_conv=False)

@@ -224,7 +224,8 @@ class Task:
 
     def train_step(self, state: TrainState, batch: Mapping[str, Any], *, static=None) -> tuple[TrainState, dict[str, jax.Array]]:
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        batch = self.prepare(self._with_magnitude(batch, state.step), prepare_key, train=True)
+        with jax.named_scope("prepare"):  # so that a compiled step says what of it is augmentation
+            batch = self.prepare(self._with_magnitude(batch, state.step), prepare_key, train=True)
         params, extra, opt_state = state.params, state.extra, dict(state.opt_state)
         metrics: dict[str, jax.Array] = {}
         finite, outputs = jnp.bool_(True), {}

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pathlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,10 +32,25 @@ def _copy(arrays: Mapping[str, Any], folder: pathlib.Path) -> Callable[[], None]
     def write() -> None:
         import orbax.checkpoint as ocp
 
-        with without_orbax_log(), contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as saver:
-            saver.save(folder, args=ocp.args.PyTreeSave(copies))
+        try:
+            with without_orbax_log(), contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as saver:
+                saver.save(folder, args=ocp.args.PyTreeSave(copies))
+        except Exception:
+            _ignore_late_writes()
+            raise
 
     return write
+
+
+def _ignore_late_writes() -> None:
+    """Writes still under way when one of them failed report to an event loop that is gone; the first failure has been raised, these say nothing."""
+    shown = sys.excepthook
+
+    def hook(kind, error, trace):
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            shown(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def _replicated(leaf: Any) -> bool:

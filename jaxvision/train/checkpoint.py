@@ -16,6 +16,7 @@ import pathlib
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -139,7 +140,7 @@ class Checkpoints:
             self._failure = self._write_error(temporary, error)
             self._failure.__cause__ = error
             if jax.process_index() == 0:
-                shutil.rmtree(temporary, ignore_errors=True)
+                _remove(temporary)
 
     def _write_error(self, temporary: pathlib.Path, error: Exception) -> CheckpointError:
         step, left = temporary.name.split(".")[0], ", ".join(map(str, self.steps())) or "none"
@@ -328,6 +329,14 @@ class Checkpoints:
             return {}
         read = arrays.read_arrays(self.folder / str(step) / ARRAYS, shardings)
         return {name: arrays.as_key(read[name], keys[name], shardings[name]) if name in keys else read[name] for name in shardings}
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Deletes a folder that a failed save left; orbax's threads may still add files to it for a moment."""
+    deadline = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
 
 
 def _reason(error: Exception) -> str:

@@ -61,6 +61,10 @@ DEFAULTS: dict[str, Any] = {
         "count": 2048,  # of procedural pictures
         "size": (64, 64),  # of procedural pictures
         "max_boxes": None,
+        "classes": None,  # their number, and the three below: what preflight takes for data that are not there, see data/declared.py
+        "train_size": None,  # examples
+        "test_size": None,
+        "columns": None,  # of a record beside its image: ("label",) or ("label", "mask")
     },
     "augment": {},
     "search": {"name": ""},  # of --mode=search, see jaxvision/search

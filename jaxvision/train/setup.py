@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -256,15 +256,20 @@ class Executables:
         self.eval_step = jax.jit(eval_step, **known)
         self.predict = jax.jit(predict, **known)
 
-    def compile(self, evaluation: bool = True) -> None:
-        """Compiles the train step (each static choice), and the evaluation step if asked, for the batches that the config promises."""
+    def lowered(self, evaluation: bool = True) -> Iterator[tuple[tuple, jax.stages.Lowered]]:
+        """(key, program) of the train step (each static choice), and of the evaluation step if asked, for the batches that the config promises."""
         setup, (carry, frozen) = self.setup, (self.like(), _like(self.setup.state_shapes.frozen, self.setup.shardings.frozen))
         arrays, layout = batch_like(setup.shapes, batch_sharding(setup.mesh))
         for static in setup.task.statics:
-            self._compiled["train", layout, static] = self.train_step.lower(carry, frozen, arrays, layout, static).compile()
+            yield ("train", layout, static), self.train_step.lower(carry, frozen, arrays, layout, static)
         if evaluation:
             arrays, layout = batch_like(_batched(setup.shapes, setup.eval_batch_size), batch_sharding(setup.mesh))
-            self._compiled["eval", layout] = self.eval_step.lower(carry, frozen, arrays, layout).compile()
+            yield ("eval", layout), self.eval_step.lower(carry, frozen, arrays, layout)
+
+    def compile(self, evaluation: bool = True) -> None:
+        """Compiles the programs of `lowered`; `train` and `evaluate` use them from then on."""
+        for key, program in self.lowered(evaluation):
+            self._compiled[key] = program.compile()
 
     def train(self, carry: TrainState, frozen: Any, item: Item, static: Any) -> tuple[TrainState, jax.Array]:
         """One train step, by what was compiled ahead where there is such."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxvision.kernels.bilinear import Maps
+from jaxvision.kernels.dense.cpu import transposed_product
 from jaxvision.kernels.geometry import Geometry
 
 
@@ -59,8 +60,7 @@ def input_grad(dy, w, geometry: Geometry):
 
 
 def weight_grad(x, dy, geometry: Geometry):
-    dw = _product(_windows(x, geometry), dy, ((0, 1, 2), (0, 1, 2)))
-    return dw.reshape(*geometry.kernel, x.shape[-1], dy.shape[-1])
+    return transposed_product(_windows(x, geometry), dy).reshape(*geometry.kernel, x.shape[-1], dy.shape[-1])
 
 
 MAPS = Maps(forward, input_grad, weight_grad, covers)
