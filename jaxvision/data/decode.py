@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jaxvision.data.source import ArraySource, Source, Unreadable
 from jaxvision.errors import ConfigError, DataError, nearest
@@ -119,12 +119,17 @@ def _open(image: Any) -> Image.Image:
     return Image.fromarray(array)
 
 
+def why(error: Exception) -> str:
+    """What is wrong with a picture's bytes; Pillow names the object that holds them, which tells nobody anything."""
+    return "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
 def picture_size(image: bytes, name: str) -> tuple[int, int]:
     """(height, width) in pixels, from the header alone. Raises Unreadable."""
     try:
         picture = Image.open(io.BytesIO(image))
     except _DAMAGE as error:
-        raise Unreadable(f"{name} cannot be decoded: {error}") from error
+        raise Unreadable(f"{name} cannot be decoded: {why(error)}") from error
     return picture.height, picture.width
 
 
@@ -186,7 +191,7 @@ def decode(record: Mapping[str, Any], image: Decode, name: str, randoms: np.ndar
             pixels = _training(picture, image, box, draft and randoms is not None)
             where = Geometry(box[0], box[1], box[2] / H, box[3] / W)
     except _DAMAGE as error:
-        raise Unreadable(f"{name} cannot be decoded: {error}") from error
+        raise Unreadable(f"{name} cannot be decoded: {why(error)}") from error
     record["image"] = pixels[..., None] if pixels.ndim == 2 else pixels
     if "mask" in record:
         record["mask"] = _mask(record["mask"], (height, width), image.image_size, where, name)
@@ -200,7 +205,7 @@ def _mask(mask: Any, size: tuple[int, int], target: tuple[int, int], where: Geom
         try:
             mask = np.asarray(Image.open(io.BytesIO(mask)))
         except _DAMAGE as error:
-            raise Unreadable(f"the mask of {name} cannot be decoded: {error}") from error
+            raise Unreadable(f"the mask of {name} cannot be decoded: {why(error)}") from error
     mask = np.asarray(mask)
     if mask.ndim == 3 and mask.shape[-1] == 1:
         mask = mask[..., 0]

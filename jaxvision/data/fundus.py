@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
+from jaxvision.data.decode import why
 from jaxvision.data.folder import open_folder
 from jaxvision.data.source import ArraySource, Source, Unreadable
 from jaxvision.errors import ConfigError, DataError
@@ -98,7 +99,7 @@ class FundusFolder:
         try:
             image = np.asarray(Image.open(io.BytesIO(record["image"])).convert("RGB"))
         except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise Unreadable(f"{self.name_of(i)} cannot be decoded: {error}") from error
+            raise Unreadable(f"{self.name_of(i)} cannot be decoded: {why(error)}") from error
         return {**record, "image": PREPARATIONS[self.prepare](image), "patient": self.patient[i]}
 
     def name_of(self, i: int) -> str:

@@ -8,24 +8,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxvision.kernels.attention import attention_weights, self_attention
 from jaxvision.nn.taps import tap
 
 
-def dot_product_attention(
-    q: Float[Array, "b q n k"], k: Float[Array, "b t n k"], v: Float[Array, "b t n d"], bias: Float[Array, "#b #n q t"] | None = None
-) -> Float[Array, "b q n d"]:
-    """softmax(q k^T / sqrt(k) + bias) v with scores and softmax in float32; the result has v's dtype."""
-    return jnp.einsum("bnqt,btnd->bqnd", attention_weights(q, k, bias).astype(v.dtype), v)
-
-
-def attention_weights(
-    q: Float[Array, "b q n k"], k: Float[Array, "b t n k"], bias: Float[Array, "#b #n q t"] | None = None
-) -> Float[Array, "b n q t"]:
-    """softmax(q k^T / sqrt(k) + bias) in float32."""
-    scores = jnp.einsum("bqnk,btnk->bnqt", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    if bias is not None:
-        scores = scores + bias
-    return jax.nn.softmax(scores, axis=-1)
+def weights_of(qkv: Float[Array, "b t m"], heads: int, bias: Float[Array, "#b #n t t"] | None = None) -> Float[Array, "b n t t"]:
+    """What `self_attention` weighs the values with, float32."""
+    b, t, width = *qkv.shape[:2], qkv.shape[2] // (3 * heads)
+    q, k, _ = jnp.moveaxis(qkv.reshape(b, t, 3, heads, width), 2, 0)
+    return attention_weights(q, k, bias)
 
 
 class Attention(nn.Module):
@@ -50,9 +41,8 @@ class Attention(nn.Module):
             return jnp.concatenate([self.kernel_init(k, (dim, dim), dtype) for k in jax.random.split(key, 3)], axis=1)
 
         qkv = nn.Dense(3 * dim, use_bias=self.qkv_bias, kernel_init=init, dtype=self.dtype, param_dtype=self.param_dtype, name="qkv")(x)
-        q, k, v = jnp.moveaxis(qkv.reshape(b, t, 3, self.heads, dim // self.heads), 2, 0)
-        tap(self, "weights", lambda: attention_weights(q, k, bias))
-        y = dot_product_attention(q, k, v, bias).reshape(b, t, dim)
+        tap(self, "weights", lambda: weights_of(qkv, self.heads, bias))
+        y = self_attention(qkv, self.heads, bias)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         y = nn.Dense(dim, use_bias=self.proj_bias, kernel_init=self.kernel_init, **dtypes, name="proj")(y)
         return nn.Dropout(self.dropout)(y, deterministic=not train)

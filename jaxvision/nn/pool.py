@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxvision.kernels import max_pool as kernels
+
 Pair = int | Sequence[int]
 
 
@@ -14,7 +16,7 @@ def max_pool(x: Float[Array, "b h w c"], window: Pair, strides: Pair, padding: P
     """Maximum over windows; padding never wins. `padding`: pixels on each side, or "SAME". `ceil_mode`: keep the last, incomplete window."""
     window, strides = _pair(window), _pair(strides)
     pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
+    return kernels.max_pool(x, window, strides, pads)
 
 
 def avg_pool(

@@ -13,7 +13,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxvision.errors import ModelError
-from jaxvision.nn.attention import attention_weights, dot_product_attention
+from jaxvision.kernels.attention import self_attention
+from jaxvision.nn.attention import weights_of
 from jaxvision.nn.position import resize_grid
 from jaxvision.nn.taps import tap
 
@@ -92,8 +93,7 @@ class WindowAttention(nn.Module):
         if regions is not None:
             bias = bias + jnp.where(regions[:, None, :, None] == regions[:, None, None, :], 0.0, FAR)
         qkv = nn.Dense(3 * dim, use_bias=self.qkv_bias, **dtypes, name="qkv")(x)
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, t, 3, self.heads, dim // self.heads), 3, 0)
-        tap(self, "weights", lambda: jax.vmap(attention_weights, (0, 0, None))(q, k, bias))
-        # Mapped over images, so that the bias, which may differ between windows, is not repeated for each image.
-        y = jax.vmap(dot_product_attention, (0, 0, 0, None))(q, k, v, bias).reshape(b, n, t, dim)
+        # Images one after the other: window j of each takes bias j.
+        tap(self, "weights", lambda: jax.vmap(weights_of, (0, None, None))(qkv, self.heads, bias))
+        y = self_attention(qkv.reshape(b * n, t, 3 * dim), self.heads, bias).reshape(b, n, t, dim)
         return nn.Dense(dim, **dtypes, name="proj")(y)

@@ -272,7 +272,7 @@ def report_skipped(stream: Any, report: Callable[[str], None]) -> None:
     """Says which records this process could not read and left out."""
     if stream.skipped:
         shown = "; ".join(list(stream.skipped.values())[:3]) + ("; …" if len(stream.skipped) > 3 else "")
-        report(f"{len(stream.skipped)} unreadable records left out, {stream.skipped_count} times: {shown}")
+        report(f"unreadable records left out: {len(stream.skipped)}, drawn {stream.skipped_count} times in all: {shown}")
 
 
 def summary(metrics: Mapping[str, float]) -> str:
