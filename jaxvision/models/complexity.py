@@ -53,6 +53,11 @@ def _count(jaxpr) -> tuple[int, int]:
             flops, activations = flops + size * window, activations + size
         elif name in OPS:
             flops, activations = flops + size * math.prod(equation.invars[1].aval.shape[:-1]), activations + size
+        elif name == "attention_forward":
+            queries, keys = params["call"].tokens([v.aval for v in equation.invars])
+            batch, heads = equation.invars[0].aval.shape[0], params["call"].heads
+            scores, width = batch * heads * queries * keys, equation.invars[0].aval.shape[2] // heads // (3 if params["call"].packed else 1)
+            flops, activations = flops + scores * width + size * keys, activations + scores + size
         elif name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)

@@ -35,7 +35,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], bias: Float[Array, "#b #n t t"] | None = None, *, train: bool = False):
-        b, t, dim = x.shape
+        dim = x.shape[-1]
         # Each of q, k, v has a d x d matrix: its fans are those of a square matrix, not of the fused one.
         def init(key, shape, dtype):
             return jnp.concatenate([self.kernel_init(k, (dim, dim), dtype) for k in jax.random.split(key, 3)], axis=1)

@@ -1,0 +1,27 @@
+"""Attention on NVIDIA GPUs: cuDNN's fused kernel through `jax.nn.dot_product_attention`, for 16-bit numbers without bias and dropout."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxvision.kernels.attention.call import Call
+
+
+def covers(call: Call, *operands) -> bool:
+    dims = {operands[0].shape[2] // 3} if call.packed else {x.shape[2] for x in operands[:3]}
+    width = max(dims) // call.heads
+    return len(dims) == 1 and operands[0].dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128 and not (call.bias or call.dropout)
+
+
+def _attend(call: Call, *operands):
+    parts = (x.reshape(*x.shape[:2], call.heads, x.shape[2] // call.heads) for x in call.parts(operands)[0])
+    y = jax.nn.dot_product_attention(*parts, implementation="cudnn")
+    return y.reshape(*y.shape[:2], -1)
+
+
+def forward(call: Call, *operands):
+    return _attend(call, *operands)
+
+
+def backward(call: Call, which: tuple[int, ...], cotangent, *operands):
+    gradients = jax.vjp(lambda *operands: _attend(call, *operands), *operands)[1](cotangent)
+    return tuple(gradients[i] for i in which)

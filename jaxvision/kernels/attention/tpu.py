@@ -1,0 +1,250 @@
+"""Attention over short sequences on TPUs: the scores of one head of one example are made, used and dropped on chip.
+
+A grid step holds all heads of one or several examples. Heads that share a register's 128 lanes are told apart by zeroing the other lanes of q (and
+of the cotangent), which costs the matrix unit nothing, since a narrow contraction is padded to 128 anyway, and saves moving lanes. The backward pass
+works on transposed scores (t, q): softmax's sums run over sublanes, two of its three products with them need no transposition, and nothing from the
+forward pass is kept but its operands.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxvision.kernels.attention.call import Call, kept
+
+LANES = 128
+# On-chip memory that a grid step may take, every block twice (one is filled while the other is used); the smallest of the generations has 16 MiB.
+BUDGET = 12 * 2**20
+_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+NN, NT, TN = ((((a,), (b,)), ((), ())) for a, b in ((1, 0), (1, 1), (0, 0)))
+
+
+def _groups(heads: int, width: int) -> list[tuple[int, int]]:
+    """(first head, number) of the heads that share a register's lanes."""
+    many = max(1, LANES // width)
+    return [(first, min(many, heads - first)) for first in range(0, heads, many)]
+
+
+def _bytes(call: Call, operands, gradients: bool) -> int:
+    """Of one example's blocks in a grid step, as they lie on chip."""
+    (q, t), dim = call.tokens(operands), _dim(call, operands)
+    tile = lambda rows, columns, size: (-(-rows // 16) * 16) * (-(-columns // LANES) * LANES) * size
+    size = operands[0].dtype.itemsize
+    once = tile(q, dim, size) + 2 * tile(t, dim, size)
+    return 2 * (once + tile(q, dim, size) + (once if gradients else 0))
+
+
+def _dim(call: Call, operands) -> int:
+    return operands[0].shape[2] // 3 if call.packed else operands[0].shape[2]
+
+
+def covers(call: Call, *operands) -> bool:
+    dim = _dim(call, operands)
+    width = dim // call.heads
+    same = call.packed or operands[1].shape[2] == operands[2].shape[2] == dim
+    wide = operands[0].dtype in (jnp.bfloat16, jnp.float32) and 16 <= width <= LANES
+    return same and wide and _bytes(call, operands, True) <= BUDGET
+
+
+def _mask(head: int, width: int, lanes: int):
+    lane = jax.lax.broadcasted_iota(jnp.int32, (1, lanes), 1)
+    return (lane >= head * width) & (lane < (head + 1) * width)
+
+
+def _keep(call: Call, seed, head: int, q: int, t: int, transposed: bool):
+    """The weights of one head that dropout keeps, (q, t) or (t, q)."""
+    shape = (t, q) if transposed else (q, t)
+    rows, columns = (jax.lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in ((1, 0) if transposed else (0, 1)))
+    return kept(seed, (jnp.uint32(head * q) + rows) * jnp.uint32(t) + columns, call.dropout)
+
+
+class _Blocks:
+    """The blocks of a grid step by name."""
+
+    def __init__(self, call: Call, refs, dim: int, examples: int):
+        self.call, self.dim, self.refs = call, dim, refs[: call.arrays]
+        rest = list(refs[call.arrays :])
+        self.bias = rest.pop(0) if call.bias else None
+        self.seed = rest.pop(0) if call.dropout else None
+        self.rest = rest
+        # Number of the grid step's first example; read here, because inside a loop it cannot be.
+        self.start = (pl.program_id(1) * pl.num_programs(0) + pl.program_id(0)) * examples if call.dropout else 0
+
+    def load(self, part: int, example, first: int, lanes: int):
+        """Lanes of q (part 0), k or v of an example."""
+        ref, start = (self.refs[0], part * self.dim + first) if self.call.packed else (self.refs[part], first)
+        return ref[example, :, start : start + lanes]
+
+
+def _forward_kernel(call: Call, dim: int, examples: int, *refs):
+    blocks = _Blocks(call, refs, dim, examples)
+    (out,), width = blocks.rest, dim // call.heads
+
+    def one(example):
+        for first, number in _groups(call.heads, width):
+            lanes, start = number * width, first * width
+            q, k, v = (blocks.load(part, example, start, lanes) for part in range(3))
+            q, y = q * jnp.asarray(width**-0.5, q.dtype), None
+            for g in range(number):
+                own = _mask(g, width, lanes)
+                scores = _dot(jnp.where(own, q, jnp.zeros((), q.dtype)) if number > 1 else q, k, NT)
+                if call.bias:
+                    scores = scores + _bias(blocks.bias, example, first + g)
+                weights = jnp.exp(scores - scores.max(1, keepdims=True))
+                total = weights.sum(1, keepdims=True)
+                if call.dropout:
+                    keep = _keep(call, blocks.seed[blocks.start + example], first + g, *weights.shape, False)
+                    weights, total = jnp.where(keep, weights, 0.0), total * (1 - call.dropout)
+                head = _dot(weights.astype(v.dtype), v, NN) * (1 / total)
+                y = head if y is None else jnp.where(own, head, y)
+            out[example, :, start : start + lanes] = y.astype(out.dtype)
+
+    _each(examples, one)
+
+
+def _backward_kernel(call: Call, dim: int, examples: int, bias_gradient: bool, *refs):
+    blocks = _Blocks(call, refs[1:], dim, examples)
+    cotangent, outs, width = refs[0], blocks.rest, dim // call.heads
+    bias_out = outs[-1] if bias_gradient else None
+    if bias_gradient:
+        pl.when(pl.program_id(1) == 0)(lambda: bias_out.__setitem__(..., jnp.zeros(bias_out.shape, bias_out.dtype)))
+
+    def store(part, example, first, value):
+        ref, start = (outs[0], part * dim + first) if call.packed else (outs[part], first)
+        ref[example, :, start : start + value.shape[1]] = value.astype(ref.dtype)
+
+    def one(example):
+        for first, number in _groups(call.heads, width):
+            lanes, start = number * width, first * width
+            q, k, v = (blocks.load(part, example, start, lanes) for part in range(3))
+            dy = cotangent[example, :, start : start + lanes]
+            q, dq, dk, dv = q * jnp.asarray(width**-0.5, q.dtype), None, None, None
+            for g in range(number):
+                own = _mask(g, width, lanes)
+                alone = (lambda x: jnp.where(own, x, jnp.zeros((), x.dtype))) if number > 1 else lambda x: x
+                mine, dmine = alone(q), alone(dy)
+                scores = _dot(k, mine, NT)
+                if call.bias:
+                    scores = scores + _bias(blocks.bias, example, first + g)
+                weights = jnp.exp(scores - scores.max(0, keepdims=True))
+                weights = weights * (1 / weights.sum(0, keepdims=True))
+                dropped, dweights = weights, _dot(v, dmine, NT)
+                if call.dropout:
+                    keep = _keep(call, blocks.seed[blocks.start + example], first + g, weights.shape[1], weights.shape[0], True)
+                    dropped, dweights = (jnp.where(keep, x * (1 / (1 - call.dropout)), 0.0) for x in (weights, dweights))
+                product = weights * dweights
+                dscores = product - weights * product.sum(0, keepdims=True)
+                if bias_gradient:
+                    _add_bias(bias_out, example, first + g, dscores)
+                dscores = dscores.astype(q.dtype)
+                # Other heads' lanes of mine and dmine are zero, so these two can simply be added up.
+                dv_own, dk_own, dq_own = _dot(dropped.astype(dy.dtype), dmine, NN), _dot(dscores, mine, NN), _dot(dscores, k, TN)
+                dq = dq_own if dq is None else jnp.where(own, dq_own, dq)
+                dk, dv = (new if old is None else old + new for old, new in ((dk, dk_own), (dv, dv_own)))
+            for part, value in enumerate((dq * width**-0.5, dk, dv)):
+                store(part, example, start, value)
+
+    _each(examples, one)
+
+
+def _bias(ref, example, head: int):
+    return ref[example if ref.shape[0] > 1 else 0, head if ref.shape[1] > 1 else 0].astype(jnp.float32)
+
+
+def _add_bias(ref, example, head: int, value):
+    place = (example if ref.shape[0] > 1 else 0, head if ref.shape[1] > 1 else 0)
+    ref[place] = ref[place] + value
+
+
+def _each(examples: int, one) -> None:
+    if examples == 1:
+        one(0)
+    else:
+        jax.lax.fori_loop(0, examples, lambda i, _: (one(i), 0)[1], 0)
+
+
+def _plan(call: Call, operands, gradients: bool) -> tuple[int, int, int]:
+    """(examples a grid step, grid steps over the biases, rounds over them). Biases stand still in the inner loop, over which their gradient grows."""
+    b, each = operands[0].shape[0], _bytes(call, operands, gradients)
+    biases = operands[call.arrays].shape[0] if call.bias else 1
+    per_round = biases if biases > 1 else b
+    examples = max(n for n in range(1, per_round + 1) if per_round % n == 0 and (n == 1 or (n <= MOST_EXAMPLES and n * each <= BUDGET // 2)))
+    return (examples, per_round // examples, b // per_round) if biases > 1 else (examples, 1, b // examples)
+
+
+# Examples a grid step, where they are so small that a step's overhead shows.
+MOST_EXAMPLES = 16
+
+
+def _specs(call: Call, operands, plan):
+    """Block specifications of the operands, and the transform that makes a whole-array index of a grid step."""
+    examples, steps, rounds = plan
+    del rounds
+    whole = lambda x: pl.BlockSpec((examples, *x.shape[1:]), lambda i, j: (j * steps + i, 0, 0))
+    specs = [whole(x) for x in operands[: call.arrays]]
+    if call.bias:
+        specs.append(_bias_spec(operands[call.arrays], examples))
+    if call.dropout:
+        specs.append(pl.BlockSpec(memory_space=pltpu.SMEM))
+    return specs
+
+
+def _bias_spec(bias, examples: int):
+    own = bias.shape[0] > 1
+    return pl.BlockSpec((examples if own else 1, *bias.shape[1:]), lambda i, j: (i if own else 0, 0, 0, 0))
+
+
+def _like(x, shape, dtype=None):
+    kind = jax.typeof(x)
+    return jax.ShapeDtypeStruct(shape, dtype or x.dtype, **({"vma": kind.vma} if hasattr(kind, "vma") else {}))
+
+
+def _params(parallel: bool):
+    return pltpu.CompilerParams(dimension_semantics=("parallel", "parallel" if parallel else "arbitrary"))
+
+
+def forward(call: Call, *operands, interpret: bool = False):
+    plan = _plan(call, operands, False)
+    (q, _), dim = call.tokens(operands), _dim(call, operands)
+    examples, steps, rounds = plan
+    return pl.pallas_call(
+        functools.partial(_forward_kernel, call, dim, examples),
+        out_shape=_like(operands[0], (operands[0].shape[0], q, dim)),
+        grid=(steps, rounds),
+        in_specs=_specs(call, operands, plan),
+        out_specs=pl.BlockSpec((examples, q, dim), lambda i, j: (j * steps + i, 0, 0)),
+        compiler_params=_params(True),
+        interpret=interpret,
+        name="attention_forward",
+    )(*operands)
+
+
+def backward(call: Call, which: tuple[int, ...], cotangent, *operands, interpret: bool = False):
+    plan = _plan(call, operands, True)
+    examples, steps, rounds = plan
+    operands, dim, bias_gradient = list(operands), _dim(call, operands), call.bias and call.arrays in which
+    if call.bias:
+        operands[call.arrays] = operands[call.arrays].swapaxes(2, 3)
+    arrays = operands[: call.arrays]
+    specs = _specs(call, operands, plan)
+    out_shape, out_specs = [_like(x, x.shape) for x in arrays], specs[: call.arrays]
+    if bias_gradient:
+        out_shape.append(_like(operands[0], operands[call.arrays].shape, jnp.float32))
+        out_specs = [*out_specs, _bias_spec(operands[call.arrays], examples)]
+    spec = pl.BlockSpec((examples, *cotangent.shape[1:]), lambda i, j: (j * steps + i, 0, 0))
+    results = pl.pallas_call(
+        functools.partial(_backward_kernel, call, dim, examples, bias_gradient),
+        out_shape=out_shape,
+        grid=(steps, rounds),
+        in_specs=[spec, *specs],
+        out_specs=out_specs,
+        compiler_params=_params(not bias_gradient),
+        interpret=interpret,
+        name="attention_backward",
+    )(cotangent, *operands)
+    if bias_gradient:
+        results = [*results[:-1], results[-1].swapaxes(2, 3).astype(operands[call.arrays].dtype)]
+    return tuple(results[i] for i in which)

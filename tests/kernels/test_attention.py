@@ -1,0 +1,134 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvision.errors import ModelError
+from jaxvision.kernels.attention import attention, self_attention
+
+
+def normal(seed, *shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
+
+
+def worst(ours, theirs):
+    """Largest difference as a share of the largest value, over all arrays of two trees."""
+    pairs = [(x.astype(jnp.float32), y.astype(jnp.float32)) for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)]
+    return max(float(jnp.abs(x - y).max() / jnp.abs(y).max()) for x, y in pairs)
+
+
+@functools.partial(jax.jit, static_argnames=("f", "heads", "implementation", "dropout"))
+def maps(f, operands, bias, seed, heads, implementation, dropout=0.0):
+    """The value and the gradients of everything, for a random cotangent."""
+
+    def run(operands, bias):
+        options = dict(implementation=implementation, dropout=dropout, seed=seed if dropout else None)
+        return f(*operands, *([heads] if f is self_attention else []), bias, **options)
+
+    y, transposed = jax.vjp(run, operands, bias)
+    return y, transposed(normal(9, *y.shape, dtype=y.dtype))
+
+
+# (batch, tokens, heads, width), number of biases, dropout
+CASES = {
+    "tokens of no whole register, heads side by side in one": ((3, 19, 2, 16), 0, 0.0),
+    "a last group of fewer heads": ((2, 37, 5, 64), 1, 0.0),
+    "windows with biases of their own": ((6, 49, 4, 32), 3, 0.0),
+    "a head wider than half a register, a bias an example, dropout": ((2, 21, 2, 80), 2, 0.3),
+    "dropout over rounds of windows": ((4, 17, 3, 24), 2, 0.2),
+}
+
+
+@pytest.mark.parametrize("dtype, limit", [(jnp.float32, 2e-6), (jnp.bfloat16, 2**-6)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("shape, biases, dropout", CASES.values(), ids=CASES)
+def test_the_tpu_kernels_agree_with_the_reference_forward_and_in_all_gradients(shape, biases, dropout, dtype, limit):
+    b, t, heads, width = shape
+    operands, bias = (normal(0, b, t, 3 * heads * width, dtype=dtype),), normal(1, biases, heads, t, t) if biases else None
+    arguments = (self_attention, operands, bias, jnp.arange(b, dtype=jnp.uint32) * 77, heads)
+    assert worst(maps(*arguments, "tpu", dropout), maps(*arguments, "reference", dropout)) < limit
+
+
+def test_queries_and_keys_of_different_numbers():
+    operands = (normal(0, 2, 11, 3, 32), normal(1, 2, 23, 3, 32), normal(2, 2, 23, 3, 32))
+    arguments = (attention, operands, normal(3, 1, 1, 11, 23), None, 3)
+    assert worst(maps(*arguments, "tpu"), maps(*arguments, "reference")) < 2e-6
+
+
+def test_the_reference_is_softmax_of_scaled_scores():
+    q, k, v = normal(0, 2, 5, 2, 4), normal(1, 2, 7, 2, 4), normal(2, 2, 7, 2, 6)
+    mask = jnp.arange(7)[None, None, None] < 5
+    ours = attention(q, k, v, mask=jnp.broadcast_to(mask, (1, 1, 5, 7)))
+    theirs = jax.nn.dot_product_attention(q, k[:, :5], v[:, :5][..., :4]), jax.nn.dot_product_attention(q, k[:, :5], v[:, :5, :, 2:])
+    np.testing.assert_allclose(ours, jnp.concatenate([theirs[0], theirs[1][..., 2:]], -1), atol=1e-6)
+
+
+def test_dropout_keeps_its_share_and_the_mean_and_depends_on_the_seed():
+    qkv, seeds = jnp.concatenate([jnp.zeros((2, 64, 64)), jnp.ones((2, 64, 32))], -1), jnp.asarray([1, 2], jnp.uint32)
+    y = self_attention(qkv, 2, dropout=0.25, seed=seeds)
+    kept = np.asarray(y * 0.75)[:, :, ::16]  # equal weights: the share of the 64 keys that a query keeps
+    assert abs(kept.mean() - 0.75) < 0.02 and abs(kept.std() - (0.25 * 0.75 / 64) ** 0.5) < 0.01
+    assert not np.allclose(y[0], y[1])
+    np.testing.assert_array_equal(y[1:], self_attention(qkv[1:], 2, dropout=0.25, seed=seeds[1:]))
+
+
+def loss(qkv, bias, implementation=None):
+    return jnp.square(jnp.tanh(self_attention(qkv, 2, bias, implementation=implementation))).sum()
+
+
+class TestDerivatives:
+    qkv, bias = normal(0, 4, 6, 24), normal(1, 2, 2, 6, 6)
+
+    def test_hessian_vector_products_forward_over_reverse_and_reverse_over_reverse(self):
+        v = normal(2, 4, 6, 24), normal(3, 2, 2, 6, 6)
+        gradient = jax.grad(loss, (0, 1))
+        product = jax.jit(lambda *x: jax.jvp(gradient, x, v)[1])(self.qkv, self.bias)
+        paired = jax.jit(jax.grad(lambda *x: sum(jnp.vdot(g, d) for g, d in zip(gradient(*x), v)), (0, 1)))(self.qkv, self.bias)
+        assert worst(product, paired) < 1e-5
+        step = 1e-2
+        moved = [gradient(*(x + sign * step * d for x, d in zip((self.qkv, self.bias), v))) for sign in (1, -1)]
+        assert worst(product, jax.tree.map(lambda a, b: (a - b) / (2 * step), *moved)) < 5e-3
+
+    def test_the_tpu_kernels_have_the_same_hessian_vector_products(self):
+        def product(implementation):
+            gradient = jax.grad(lambda x: loss(x, self.bias, implementation))
+            return jax.jit(lambda x: jax.jvp(gradient, (x,), (normal(2, 4, 6, 24),))[1])(self.qkv)
+
+        assert worst(product("tpu"), product("reference")) < 1e-5
+
+    @pytest.mark.parametrize("own_bias", [False, True])
+    def test_gradients_mapped_over_groups_with_shared_and_with_own_biases(self, own_bias):
+        qkv, bias = normal(4, 3, 4, 6, 24), normal(5, 3, 2, 2, 6, 6) if own_bias else self.bias
+        mapped = jax.jit(jax.vmap(jax.grad(loss, (0, 1)), (0, 0 if own_bias else None)))(qkv, bias)
+        single = [jax.grad(loss, (0, 1))(qkv[i], bias[i] if own_bias else bias) for i in range(3)]
+        assert worst(mapped, jax.tree.map(lambda *x: jnp.stack(x), *single)) < 1e-5
+
+    def test_gradients_of_mapped_calls_recomputed_and_not(self):
+        qkv = normal(4, 3, 4, 6, 24)
+        summed = lambda f: jax.jit(jax.grad(lambda x, bias: jax.vmap(f, (0, None))(x, bias).sum(), (0, 1)))(qkv, self.bias)
+        single = [jax.grad(loss, (0, 1))(qkv[i], self.bias) for i in range(3)]
+        expected = jnp.stack([g[0] for g in single]), sum(g[1] for g in single)
+        assert worst(summed(loss), expected) < 1e-5 and worst(summed(jax.checkpoint(loss)), expected) < 1e-5
+
+    def test_on_cpu_a_gradient_computes_the_weights_once(self):
+        """The backward pass is written to compute them again; in one program the compiler has to find the forward pass's."""
+        text = jax.jit(jax.grad(loss, (0, 1))).lower(self.qkv, self.bias).compile().as_text()
+        assert text.count(" exponential(") == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: self_attention(normal(0, 2, 5, 25), 2),
+        lambda: self_attention(normal(0, 2, 5, 24), 2, normal(0, 3, 2, 5, 5)),
+        lambda: self_attention(normal(0, 2, 5, 24), 2, dropout=0.1),
+        lambda: self_attention(normal(0, 2, 5, 24), 2, implementation="gpu"),
+        lambda: attention(normal(0, 2, 5, 2, 4), normal(0, 2, 6, 2, 4), normal(0, 2, 5, 2, 4)),
+    ],
+    ids=["channels", "biases", "seed", "implementation", "values"],
+)
+def test_what_does_not_fit_is_one_line(call):
+    with pytest.raises(ModelError) as error:
+        call()
+    assert "\n" not in str(error.value)
