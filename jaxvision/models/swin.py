@@ -23,6 +23,7 @@ from jaxvision.nn.classifier import Classifier, global_mean, torch_bias, torch_k
 from jaxvision.nn.mlp import Mlp
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchEmbed, patch_grid
+from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.regularize import DropPath, drop_path_rates
 from jaxvision.nn.taps import tap
 from jaxvision.nn.window import WindowAttention, resize_relative_table, shifted_regions, window_partition, window_reverse
