@@ -52,6 +52,7 @@ DEFAULTS: dict[str, Any] = {
     # done by the task
     "clip": None,
     "ema": None,
+    "ema_warmup": "none",  # or "tf", "power": ema.WARMUPS
     "accumulate": 1,
 }
 

@@ -244,7 +244,8 @@ class Task:
         extra = self.after_update(params, extra, outputs, batch, state.step)
         if "ema" in extra:
             live = {"params": params, **{name: extra[name] for name in extra["ema"] if name != "params"}}
-            extra = {**extra, "ema": optim.ema_update(extra["ema"], live, self.config.optim.ema, state.step)}
+            rate, warmup = self.config.optim.ema, self.config.optim.get("ema_warmup", "none")
+            extra = {**extra, "ema": optim.ema_update(extra["ema"], live, rate, state.step, warmup=warmup)}
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
         new_state = TrainState(
             state.step + 1, state.key, keep(params, state.params), keep(opt_state, state.opt_state), keep(extra, state.extra), state.frozen

@@ -111,3 +111,12 @@ def test_padding_does_not_change_the_loss():
     key = jax.random.key(1)
     prepared = task.prepare(half, key, train=True)
     assert prepared["weight"].mean() == pytest.approx(1.0) and float(prepared["weight"][5]) == 0.0
+
+
+@pytest.mark.parametrize("warmup, share", [("none", 0.001), ("tf", 0.9)])
+def test_averaged_weights_forget_the_first_ones_when_the_decay_warms_up(warmup, share, tmp_path):
+    fit(tiny(steps=1, optim__ema=0.999, optim__ema_warmup=warmup, optim__warmup=0), tmp_path, **QUIET)
+    state, _ = Checkpoints(tmp_path / "checkpoints", read_only=True).restore(None)
+    live, averaged = state["params"]["head"]["bias"], state["extra"]["ema"]["params"]["head"]["bias"]
+    assert np.abs(live).min() > 0  # it began at zero
+    np.testing.assert_allclose(averaged, share * live, rtol=1e-3)
