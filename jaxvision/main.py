@@ -16,6 +16,8 @@ EPILOG = """modes:
   eval     print the metrics of a checkpoint on the test split
   predict  write predictions for --input (class probabilities as CSV, pictures as PNG, boxes as JSON)
   export   write the network as a StableHLO program with its weights and class names, load it back and compare
+  preflight  compile every program of a run for --topology and say whether it fits, what it would take, and where the time goes (preflight.json)
+  bench    time the ops of jaxvision/kernels on this device, or with --topology predict them for another
   analyse  measure a classifier: sharpness, active hidden units, accuracy under corruptions (analysis.json, analysis.png)
 
 config keys are set by --config.KEY=VALUE, for example --config.optim.lr=0.001 --config.epochs=10; tuples as Python writes them.
@@ -40,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--input", metavar="FILE|FOLDER", help="what predict reads")
     add("--output", metavar="FOLDER", help="where predict and export write (default: WORKDIR/predictions, WORKDIR/export)")
     add("--seeds", metavar="0,1,2", help="train once for each seed, in WORKDIR/seed_N, and print mean and deviation")
+    add("--topology", metavar="CHIP:SHAPE", help="preflight and bench: compile for v5e:16x16, v4:4x4x4, h100:8, … which need not be there")
     add("--profile", metavar="STEP:COUNT", help="write a profiler trace of COUNT steps from STEP to WORKDIR/profile")
     add("--distributed", action="store_true", help="several processes found by the environment (TPU pods, SLURM, GKE)")
     add("--coordinator", metavar="HOST:PORT", help="several processes: address of process 0, with the two options below")
@@ -155,26 +158,51 @@ def _analyse(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     analyse(args.workdir, checkpoint=_checkpoint(args.checkpoint), stage=args.stage)
 
 
+def _preflight(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from jaxvision.train.preflight import preflight
+
+    if args.topology is None:
+        raise ConfigError("--mode=preflight needs --topology, for example --topology=v5e:16x16")
+    config = _config(args, overrides, required=True)
+    if config.search.name:
+        from jaxvision.search import make_search
+
+        config = make_search(config)([])
+        print("a search: its first child is compiled")
+    preflight(config, args.topology, args.workdir)
+
+
+def _bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from jaxvision.train.bench import bench
+
+    bench(_config(args, overrides, required=True), topology=args.topology)
+
+
 MODES: dict[str, Callable[[argparse.Namespace, Sequence[str]], None]] = {
     "train": _train,
     "search": _search,
     "eval": _eval,
     "predict": _predict,
     "export": _export,
+    "preflight": _preflight,
+    "bench": _bench,
     "analyse": _analyse,
 }
+WITHOUT_WORKDIR = ("preflight", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 2 a user's error (one line on stderr), 3 does not fit, 130 stopped by a signal."""
     args, overrides = _parser().parse_known_args(argv)
+    if args.topology is not None:  # what is compiled for is not this host's own chip, which stays free for others
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     choose_platform(os.environ)
     try:
         if args.mode not in MODES:
             from jaxvision.errors import nearest
 
             raise ConfigError(f"--mode={args.mode} is unknown; {nearest(args.mode, MODES)}")
-        if args.workdir is None:
+        if args.workdir is None and args.mode not in WITHOUT_WORKDIR:
             raise ConfigError("--workdir is missing; name a folder for this run, for example --workdir=runs/digits")
         _connect(args)
         MODES[args.mode](args, overrides)

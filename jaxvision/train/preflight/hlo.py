@@ -128,7 +128,7 @@ def trips(module: Module, loop: Op) -> int | None:
     if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(noted.group(1))
     condition = module.computations[_called(loop, "condition")]
-    bounds = [int(found.group(1)) for op in _with_fused(module, condition.values()) if (found := re.match(r"s32 (\d+)$", _constant(op)))]
+    bounds = [int(found.group(1)) for op in with_fused(module, condition.values()) if (found := re.match(r"s32 (\d+)$", _constant(op)))]
     return max(bounds, default=None)
 
 
@@ -182,18 +182,31 @@ class Collective:
 
 def collectives(module: Module) -> list[Collective]:
     """All collectives that a run executes, those fused with other work included."""
+    found = [(each, times) for op, times in executed(module) for each in collectives_of(module, op)]
+    return [dataclasses.replace(each, times=times) for each, times in found]
+
+
+def collectives_of(module: Module, op: Op) -> list[Collective]:
+    """The collectives in one execution of an op: itself, or what it is fused with."""
     found = []
-    for op, times in executed(module):
-        for each in _with_fused(module, (op,)):
-            kind = each.opcode.removesuffix("-start")
-            if kind in COLLECTIVES:
-                home = _home(module, each)
-                read = sum(shape.bytes for name in each.operands if name in home for shape in home[name].shapes)
-                written = sum(shape.bytes for shape in each.shapes)
-                if each.opcode.endswith("-start") and kind != "all-reduce":  # its result names the operand again
-                    written -= read
-                found.append(Collective(kind, max(read, written), _group(each), times, op))
+    for each in with_fused(module, (op,)):
+        kind = each.opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            home = _home(module, each)
+            read = sum(shape.bytes for name in each.operands if name in home for shape in home[name].shapes)
+            written = sum(shape.bytes for shape in each.shapes)
+            if each.opcode.endswith("-start") and kind != "all-reduce":  # its result names the operand again
+                written -= read
+            found.append(Collective(kind, max(read, written), _group(each), 1, op))
     return found
+
+
+def with_fused(module: Module, ops: Iterable[Op]) -> Iterator[Op]:
+    """The ops, each followed by those that it is a fusion of."""
+    for op in ops:
+        yield op
+        if op.opcode == "fusion":
+            yield from with_fused(module, module.computations[op.calls[0]].values())
 
 
 def layer_of(op_name: str) -> str:
@@ -303,12 +316,16 @@ def _frames(text: str) -> dict[str, str]:
         location[number], parent[number] = (file, field(place, "line")), str(int(field(row, "parent_frame_id")) - 1)
 
     def own(number: str) -> str:
+        # A kernel's own lines say less than those that call it.
+        found = ""
         while number in location:
             file, line = location[number]
             if "/lib/python" not in file and not file.startswith("<"):
-                return f"{_short(file)}:{line}"
+                found = found or f"{_short(file)}:{line}"
+                if "jaxvision/kernels/" not in file:
+                    return f"{_short(file)}:{line}"
             number = parent[number]
-        return ""
+        return found
 
     return {number: own(number) for number in location}
 
@@ -338,13 +355,6 @@ def _executed(module: Module, name: str, times: int) -> Iterator[tuple[Op, int]]
         elif op.opcode in ("call", "async-start"):
             for called in op.calls:
                 yield from _executed(module, called, times)
-
-
-def _with_fused(module: Module, ops: Iterable[Op]) -> Iterator[Op]:
-    for op in ops:
-        yield op
-        if op.opcode == "fusion":
-            yield from _with_fused(module, module.computations[op.calls[0]].values())
 
 
 def _home(module: Module, op: Op) -> Mapping[str, Op]:

@@ -1,0 +1,59 @@
+"""`--mode=preflight`: from a config and a topology to a page, preflight.json, and whether the run fits."""
+
+import contextlib
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from jaxvision.errors import DoesNotFitError
+from jaxvision.train.config import complete, with_changes
+from jaxvision.train.preflight.programs import compile_all, outline, programs, setups
+from jaxvision.train.preflight.report import page, summarize
+from jaxvision.train.preflight.topology import open_topology
+from jaxvision.train.setup import prepare_workdir
+from jaxvision.train.writers import replace_file
+
+
+def preflight(config: Any, topology: str, workdir: str | pathlib.Path | None = None, *, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Compiles every program of a run for `topology` ("v5e:16x16", "h100:8"), prints a page, and returns what preflight.json holds.
+
+    Figures of a program are kept in the folder of config.compilation_cache by the hash of its text, and not compiled again. With a workdir,
+    preflight.json is written there.
+
+    Raises DoesNotFitError (exit code 3) after the page where a program needs more memory than a chip has; ConfigError for a topology, a config, or
+    data that cannot be opened and are not declared.
+    """
+    config = complete(config)
+    began = time.monotonic()
+    target = open_topology(topology)
+    folder = prepare_workdir(workdir) if workdir is not None else None
+    cache = pathlib.Path(config.compilation_cache).expanduser() / "preflight" if config.compilation_cache else None
+    notes: list[str] = []
+    with _without_jax_cache():
+        found = setups(with_changes(config, {"compilation_cache": ""}), target, notes)
+        every = (program for name, setup in found.items() for program in programs(name, setup))
+        report(f"preflight for {topology}: {len(target.devices)} chips; nothing is run")
+        rows = compile_all(every, target, cache, report)
+        stages = outline(found)
+    summary = summarize(stages, rows, target.name, target.chip, len(target.devices), notes) | {"seconds": round(time.monotonic() - began, 1)}
+    report(page(summary))
+    if folder is not None:
+        replace_file(folder / "preflight.json", json.dumps(summary, indent=1).encode())
+    if not summary["fits"]:
+        raise DoesNotFitError(f"the run does not fit {topology}: {summary['misfit']}")
+    return summary
+
+
+@contextlib.contextmanager
+def _without_jax_cache() -> Iterator[None]:
+    """Executables for a chip that is not there cannot be read back from JAX's cache; figures are kept instead."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)

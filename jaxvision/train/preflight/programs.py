@@ -1,0 +1,292 @@
+"""The programs of a run, lowered for a topology from shapes alone, and what the compiler says of each: compiled two at a time, kept by their text."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import pathlib
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from jaxvision import data as data_room
+from jaxvision.data.declared import declared_source
+from jaxvision.data.subset import limited
+from jaxvision.errors import DataError, UserError
+from jaxvision.models.registry import variant_of
+from jaxvision.tasks.base import count
+from jaxvision.train.config import plain
+from jaxvision.train.mesh import batch_shards
+from jaxvision.train.preflight import hlo, price
+from jaxvision.train.preflight.topology import Topology
+from jaxvision.train.setup import Executables, Setup, in_phase, set_up
+from jaxvision.train.stages import stage_configs
+from jaxvision.train.writers import replace_file
+
+# Part of a kept result's name: what is read from a program, and how, changed.
+FORMAT = 1
+AT_ONCE = 2
+COSTLIEST = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One executable of a run.
+
+    Attributes:
+      stage: name of it, "" where there is one; phase: its number from 0.
+      kind: "train", "eval" or "init"; static: of a train step that has several.
+      setup: what it belongs to; lowered: not compiled yet.
+    """
+
+    stage: str
+    phase: int
+    kind: str
+    static: Any
+    setup: Setup
+    lowered: Any
+
+    @property
+    def name(self) -> str:
+        size = "x".join(map(str, self.setup.phase.size))
+        of_stage = f"{self.stage}: " if self.stage else ""
+        choice = f", {self.static}" if self.static is not None else ""
+        return f"{of_stage}{self.kind}" + (f" {size}{choice}" if self.kind != "init" else "")
+
+
+def setups(config: Any, topology: Topology, notes: list[str]) -> dict[str, Setup]:
+    """{stage name: Setup} of every stage, in order. Networks that a stage takes from an earlier one are known by that one's shapes.
+
+    notes: takes lines for people, such as which data were declared.
+    """
+    found: dict[str, Setup] = {}
+    for name, stage in stage_configs(config):
+        sources = _sources(stage, notes)
+        saved, noted = {}, {}
+        for key, section in stage.frozen.items():
+            source = str(section.get("source", ""))
+            if source.startswith("stage:") and source.removeprefix("stage:") in found:
+                before = found[source.removeprefix("stage:")]
+                saved[key], noted[key] = _variables(before), _noted(before)
+        found[name] = set_up(stage, sources=sources, frozen=(saved, noted), fresh=False, devices=topology.devices)
+    return found
+
+
+def _sources(config: Any, notes: list[str]) -> dict[str, Any]:
+    sources = {}
+    for split in ("train", "test"):
+        try:
+            sources[split] = data_room.open_source(config.data, split, seed=config.seed)
+        except UserError as error:
+            if not isinstance(error, DataError) and config.data.path:
+                raise
+            channels = config.data.channels or len(config.data.mean or variant_of(config.model.name).mean)
+            sources[split] = declared_source(config.data, split, (*config.image_size, channels))
+            note = f"data: {config.data.source} cannot be opened here; taken as declared"
+            notes.extend([note] if note not in notes else [])
+    if config.data.limit is not None:
+        sources["train"] = limited(sources["train"], config.data.limit)
+    return sources
+
+
+def _variables(setup: Setup) -> dict[str, Any]:
+    """Shapes of what a later stage reads from this one's checkpoint."""
+    wanted = jax.eval_shape(lambda: dict(setup.task.init_variables(jax.random.key(0), setup.shapes)))
+    return {name: setup.state_shapes.params if name == "params" else setup.state_shapes.extra[name] for name in wanted if name != "taps"}
+
+
+def _noted(setup: Setup) -> dict[str, Any]:
+    return {
+        "config": plain(setup.config),
+        "classes": list(setup.problem.classes),
+        "channels": setup.problem.channels,
+        "constants": plain(setup.task.constants),
+        "step": setup.total_steps,
+        "checksum": "",
+    }
+
+
+def programs(stage: str, setup: Setup) -> Iterator[Program]:
+    """The executables of one stage, lowered one after the other: init, and for each phase that has a program of its own its steps."""
+    seen: set[tuple] = set()
+    for number, phase in enumerate(setup.plan):
+        if phase.program in seen:
+            continue
+        seen.add(phase.program)
+        here = setup if number == setup.number else in_phase(setup, number)
+        executables = Executables(here)
+        with jax.set_mesh(here.mesh):
+            for key, lowered in executables.lowered():
+                yield Program(stage, number, key[0], key[2] if key[0] == "train" else None, here, lowered)
+            if number == 0:
+                yield Program(stage, number, "init", None, here, executables.init.lower(here.given))
+
+
+def outline(found: Mapping[str, Setup]) -> list[dict[str, Any]]:
+    """What the report needs of each stage beside its programs, as plain values."""
+    stages = []
+    for name, setup in found.items():
+        config, first = setup.config, {}
+        for number, phase in enumerate(setup.plan):
+            first.setdefault(phase.program, number)
+        phases = [
+            {"program": first[phase.program], "steps": phase.stop - phase.start, "batch": phase.batch, "size": list(phase.size)}
+            for phase in setup.plan
+        ]
+        every = config.eval_every or max(1, round(setup.problem.train_size / config.batch_size))
+        test = len(setup.sources["test"]) if "test" in setup.sources else 0
+        stages.append(
+            {
+                "stage": name,
+                "parameters": count(setup.state_shapes.params),
+                "train_size": setup.problem.train_size,
+                "phases": phases,
+                "evaluations": math.ceil(setup.total_steps / every),
+                "evaluation_steps": math.ceil(test / setup.eval_batch_size),
+                "shards": batch_shards(setup.mesh),
+                "mesh": dict(setup.mesh.shape),
+                "accumulate": config.optim.accumulate,
+                "remat": getattr(setup.task.model, "remat", None),
+            }
+        )
+    return stages
+
+
+def compile_all(found: Iterator[Program], topology: Topology, cache: pathlib.Path | None, report: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Figures of each program with its stage, phase, kind and name, in order; two are compiled at a time while the next ones are traced.
+
+    Equal programs are compiled once.
+    """
+    results: list[tuple[dict[str, Any], Any]] = []
+    under_way: dict[str, concurrent.futures.Future] = {}
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        for program in found:
+            key = fingerprint(program.lowered, topology.name)
+            if key not in under_way:
+                under_way[key] = pool.submit(_figures, program.lowered, program.name, topology, cache, key, report)
+            row = {"stage": program.stage, "phase": program.phase, "kind": program.kind, "name": program.name}
+            results.append((row, under_way[key]))
+        return [row | future.result() for row, future in results]
+
+
+def fingerprint(lowered: Any, topology: str) -> str:
+    """Of the program's text, the topology and the compilers: equal ones have equal figures."""
+    versions = [f"{name}={_version(name)}" for name in ("jaxlib", "libtpu")]
+    return hashlib.sha256("\n".join((lowered.as_text(), topology, str(FORMAT), *versions)).encode()).hexdigest()[:32]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _figures(lowered: Any, name: str, topology: Topology, cache: pathlib.Path | None, key: str, report: Callable[[str], None]) -> dict[str, Any]:
+    """What `figures` finds, from the cache where it was found before."""
+    path = cache / f"{key}.json" if cache is not None else None
+    if path is not None and path.is_file():
+        report(f"  {name}: known from {path}")
+        return json.loads(path.read_text())
+    report(f"  {name}: compiling for {topology.name}")
+    began = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        found = too_large(str(error), topology.chip.memory)
+        if found is None:
+            raise
+    else:
+        spent = time.monotonic() - began
+        found = figures(compiled.as_text(), _memory(compiled), topology)
+    found["compile_seconds"] = round(spent if found["compiled"] else time.monotonic() - began, 1)
+    report(f"  {name}: compiled in {found['compile_seconds']:.0f} s" if found["compiled"] else f"  {name}: does not fit")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(found).encode())
+    return found
+
+
+def _memory(compiled: Any) -> dict[str, int]:
+    memory = compiled.memory_analysis()
+    return {
+        "arguments_bytes": memory.argument_size_in_bytes,
+        "outputs_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "temporaries_bytes": memory.temp_size_in_bytes,
+        "code_bytes": memory.generated_code_size_in_bytes,
+    }
+
+
+def too_large(message: str, memory: float) -> dict[str, Any] | None:
+    """Figures from the compiler's refusal of a program that exceeds the memory; None where the message says something else."""
+    if "hbm" not in message.lower() or not re.search(r"ran out of memory|exceed|RESOURCE_EXHAUSTED", message, re.IGNORECASE):
+        return None
+    unit = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
+    size = lambda found: float(found.group(1)) * unit[found.group(2)]
+    used = re.search(r"Used ([\d.]+)([KMGT]?)\w* of ([\d.]+)([KMGT]?)", message)
+    parts = {part: re.search(rf"{part}\s+([\d.]+)([KMGT]?)", message) for part in ("arguments", "HLO temp", "program")}
+    return {
+        "compiled": False,
+        "total_bytes": size(used) if used else memory,
+        "memory_bytes": float(used.group(3)) * unit[used.group(4)] if used else memory,
+        "arguments_bytes": size(parts["arguments"]) if parts["arguments"] else 0,
+        "temporaries_bytes": size(parts["HLO temp"] or parts["program"]) if parts["HLO temp"] or parts["program"] else 0,
+        "fits": False,
+    }
+
+
+def figures(text: str, memory: Mapping[str, int], topology: Topology) -> dict[str, Any]:
+    """What a page says of one program, as JSON: memory of a chip, predicted time and shares, collectives, the costliest ops."""
+    module, chip = hlo.parse(text), topology.chip
+    priced = price.price(module, chip)
+    sums = price.total(priced, chip)
+    total = sum(memory.values())
+    collectives: dict[str, dict[str, float]] = {}
+    for each in hlo.collectives(module):
+        entry = collectives.setdefault(each.kind, {"count": 0, "bytes": 0.0})
+        entry["count"] += each.times
+        entry["bytes"] += each.times * each.bytes
+    unpriced = sorted((each for each in priced if each.how == "none"), key=lambda each: -each.bytes)
+    by_hand = sorted((each for each in priced if each.how == "hand" and each.seconds > 0), key=lambda each: -each.seconds)
+    return {
+        "compiled": True,
+        **memory,
+        "total_bytes": total,
+        "memory_bytes": chip.memory,
+        "fits": total <= chip.memory,
+        "seconds": sums.seconds,
+        "augmentation_seconds": sums.augmentation_seconds,
+        "seconds_by": sums.by,
+        "memory_bound": sums.memory_bound,
+        "flops": sums.flops,
+        "augmentation_flops": sums.augmentation_flops,
+        "bytes": sums.bytes,
+        "unpriced_share": sums.unpriced_share,
+        "share_of_peak": sums.share_of_peak(chip, augmentation=False),
+        "share_of_peak_with_augmentation": sums.share_of_peak(chip, augmentation=True),
+        "collectives": collectives,
+        "costliest": [_row(each) for each in sorted(priced, key=lambda each: -each.seconds)[:COSTLIEST]],
+        "by_hand": [_row(each) for each in by_hand[:COSTLIEST]],
+        "unpriced": [_row(each) for each in unpriced[:COSTLIEST]],
+    }
+
+
+def _row(each: price.Priced) -> dict[str, Any]:
+    op = each.op
+    target = re.search(r'custom_call_target="([^"]*)"', op.attributes)
+    return {
+        "op": op.name,
+        "opcode": target.group(1) if target else op.opcode,
+        "layer": op.layer + (" (backward)" if op.backward else ""),
+        "source": op.source,
+        "times": each.times,
+        "seconds": each.seconds,
+        "how": each.how,
+        "bytes": each.bytes,
+        "flops": each.flops,
+    }
