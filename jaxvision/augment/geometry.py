@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Num
 
 from jaxvision.augment.rows import row_keys
+from jaxvision.errors import ConfigError
 
 PAD_MODES = {"zero": "constant", "reflect": "reflect"}
 
@@ -37,3 +38,21 @@ def pad_crop(
     """A window of the old size at a uniform place of the image padded by `padding` pixels on every side."""
     corner = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * padding + 1))(row_keys(key, row))
     return shifted_crop(image, corner[:, 0], corner[:, 1], padding=padding, mode=mode)
+
+
+def random_window(key: Array, image: Num[Array, "b h w c"], row: Int[Array, "b"], size: tuple[int, int]) -> Num[Array, "b p q c"]:
+    """A window of `size` at a uniform place inside each image. Raises ConfigError when the images are smaller."""
+    height, width, channels = image.shape[1:]
+    if size[0] > height or size[1] > width:
+        raise ConfigError(f"a window of {size[0]} x {size[1]} pixels does not lie in an image of {height} x {width}")
+    limit = jnp.asarray((height - size[0] + 1, width - size[1] + 1))
+    corner = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, limit))(row_keys(key, row))
+    return jax.vmap(lambda x, yx: jax.lax.dynamic_slice(x, (yx[0], yx[1], 0), (*size, channels)))(image, corner)
+
+
+def dihedral(key: Array, image: Num[Array, "b h w c"], row: Int[Array, "b"]) -> Num[Array, "b h w c"]:
+    """One of the eight symmetries of the square for each image; of the four of the rectangle where the sides differ."""
+    choice = jax.vmap(lambda k: jax.random.bernoulli(k, 0.5, (3,)))(row_keys(key, row))[:, :, None, None, None]
+    image = jnp.where(choice[:, 0], image[:, ::-1], image)
+    image = jnp.where(choice[:, 1], image[:, :, ::-1], image)
+    return jnp.where(choice[:, 2], image.swapaxes(1, 2), image) if image.shape[1] == image.shape[2] else image

@@ -4,7 +4,7 @@
     stream = TrainStream(source, batch_size=256, image=Decode((224, 224)), seed=config.seed, position=0)
     batch = next(stream)            # {"image": uint8 (B, H, W, C), "label": int32 (B,), "index": int32 (B,), "valid": bool (B,)}
 
-Sources: `digits`, `shapes` and `fundus` need nothing; `idx`, `folder`, `fundus_folder`, `arrayrecord` read `data.path`; `tfds` reads `data.name`
+Sources: `digits`, `photos`, `shapes` and `fundus` need nothing; `idx`, `folder`, `fundus_folder`, `arrayrecord` read `data.path`; `tfds` reads `data.name`
 from `data.path`.
 Importing this package loads neither grain nor tensorflow_datasets nor scikit-learn; a source loads what it needs when it is opened.
 """
@@ -49,6 +49,7 @@ SOURCES: dict[str, Callable[[Mapping[str, Any], str, int], Source]] = {
     "fundus_folder": lambda data, split, seed: _of("fundus", "open_fundus_folder")(
         data.get("path", None), split, _share(data), seed, data.get("name", None) or "field_of_view"
     ),
+    "photos": lambda data, split, seed: _of("photos", "open_photos")(split, tuple(data.get("size", (64, 64)))),
     "idx": lambda data, split, seed: _of("idx", "open_idx")(data.get("path", None), split),
 }
 

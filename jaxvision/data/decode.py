@@ -21,7 +21,7 @@ from jaxvision.data.source import ArraySource, Source, Unreadable
 from jaxvision.errors import ConfigError, DataError, nearest
 
 FILTERS = {name.lower(): getattr(Image.Resampling, name) for name in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS", "BOX", "HAMMING")}
-CROPS = ("random_resized", "resize", "none")
+CROPS = ("random_resized", "resize", "window", "none")
 _TRIES = 10
 RANDOMS = 4 * _TRIES  # uniform numbers that one training crop may use
 _fitted: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # source -> {Decode: columns}, so that each stream does not resize it anew
@@ -34,7 +34,9 @@ class Decode:
 
     Attributes:
       image_size: (H, W) of the result in pixels.
-      crop: "random_resized" (training; evaluation cuts the centre), "resize" (the whole picture, squeezed, in both), "none" (the size must fit).
+      crop: "random_resized" (training; evaluation cuts the centre), "resize" (the whole picture, squeezed, in both),
+        "window" (a random window in training, the central one in evaluation, at the picture's own resolution; smaller pictures are mirrored at their
+        far edges), "none" (the size must fit).
       scale: smallest and largest share of the picture's area in a random crop.
       ratio: smallest and largest width / height of a random crop.
       interpolation: nearest, bilinear, bicubic, lanczos, box or hamming; all but nearest are antialiased.
@@ -186,6 +188,13 @@ def decode(record: Mapping[str, Any], image: Decode, name: str, randoms: np.ndar
             # All of it is resized and then cut: the other way round a pixel in a thousand is off by one from what timm sees.
             resized = _convert(picture, image.channels).resize((columns, rows), FILTERS[image.interpolation])
             pixels = np.asarray(resized.crop((left, top, left + W, top + H)))
+        elif image.crop == "window":
+            down, across = (0.5, 0.5) if randoms is None else randoms[:2]
+            top, left = int(down * (max(0, height - H) + 1)), int(across * (max(0, width - W) + 1))
+            pixels = np.asarray(_convert(picture, image.channels).crop((left, top, min(left + W, width), min(top + H, height))))
+            missing = [(0, H - pixels.shape[0]), (0, W - pixels.shape[1])] + [(0, 0)] * (pixels.ndim - 2)
+            pixels = np.pad(pixels, missing, mode="symmetric")
+            where = Geometry(top, left, 1.0, 1.0)
         else:
             box = random_box(height, width, image.scale, image.ratio, randoms) if image.crop == "random_resized" else (0, 0, height, width)
             pixels = _training(picture, image, box, draft and randoms is not None)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxvision.data.source import Unreadable
 from jaxvision.errors import ConfigError, DataError, nearest
 
-_IMAGES, _LABELS, _MASKS = ("image",), ("label", "labels"), ("segmentation_mask", "mask")
+_IMAGES, _LABELS, _MASKS = ("image", "hr"), ("label", "labels"), ("segmentation_mask", "mask")
 
 
 def _how_to_prepare(name: str, path: str | None) -> str:

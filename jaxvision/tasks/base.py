@@ -111,6 +111,11 @@ class Task:
     # Leaves of the state beside the model's own that depend on the image size: (regular expression for the end of the '/'-joined name,
     # function(value, old task, new task) -> value), as SIZE_DEPENDENT of a model file.
     size_dependent: tuple = ()
+    # Pictures are predicted at their own size, in tiles of this many pixels a side, see train/tiled.py; 0: all at config.image_size.
+    tile: int = 0
+    # For people, see train/pictures.py: figures(state, batch) -> {column: images in 0..1}, curves(metrics) -> {name: (x, y, axis labels)}.
+    figures = None
+    curves = None
 
     def __init__(self, config: Any, problem: Problem):
         self.config, self.problem = config, problem

@@ -118,6 +118,21 @@ def curves(workdir: str | os.PathLike, path: str | os.PathLike | None = None) ->
     return _save(figure, path or (workdir if workdir.is_dir() else workdir.parent) / "curves.png")
 
 
+def curve(x: Sequence[float], y: Sequence[float], labels: tuple[str, str], path: str | os.PathLike) -> pathlib.Path:
+    """Draws y against x, both named; returns the PNG's path."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(4.8, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    _bare(axes)
+    axes.xaxis.set_major_locator(MaxNLocator())
+    axes.plot(x, y, color=_COLOURS["test"], linewidth=1.6, marker="o", markersize=3.5)
+    axes.set_xlabel(labels[0], fontsize=8)
+    axes.set_ylabel(labels[1], fontsize=8)
+    return _save(figure, path)
+
+
 def confusion(matrix: Integer[np.ndarray, "k k"], classes: Sequence[str] | None, path: str | os.PathLike) -> pathlib.Path:
     """Draws a confusion matrix, rows the true class, columns the predicted one, coloured by the share of the row; returns the PNG's path.
 

@@ -19,6 +19,7 @@ from jaxvision.train.evaluate import evaluate
 from jaxvision.train.feed import Feed
 from jaxvision.train.mesh import batch_sharding
 from jaxvision.train.phase_figures import phase_images
+from jaxvision.train.pictures import write_pictures
 from jaxvision.train.progress import Progress
 from jaxvision.train.setup import Executables, Setup, prepare_workdir, set_up
 from jaxvision.train.signals import GracefulStop
@@ -169,6 +170,7 @@ def train(
                         metrics, tables = evaluate(executables, carry, frozen, task.splits)
                         evaluated = done
                         write(done, metrics)
+                        write_pictures(executables, carry, frozen, metrics, workdir, done)
                     if boundary:
                         before, carry = curriculum.phase, curriculum.advance(carry)
                         executables = curriculum.executables

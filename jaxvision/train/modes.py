@@ -20,6 +20,7 @@ from jaxvision.train.predictions import Predictions
 from jaxvision.train.progress import Progress
 from jaxvision.train.setup import Executables, set_up
 from jaxvision.train.stages import stage_configs, stage_folder
+from jaxvision.train.tiled import restore_files
 
 
 def _restore(executables: Executables, folder: pathlib.Path, checkpoint: str | int) -> tuple[Any, Any, dict]:
@@ -106,6 +107,10 @@ def predict(
         carry, frozen, meta = _restore(executables, folder, int(meta["step"]))
         stream = setup.eval_stream(source)
         names = [source.name_of(i) for i in range(len(source))]
+        if setup.task.tile:
+            written = restore_files(executables, carry, frozen, names, target, report)
+            report(f"{len(names)} inputs -> " + _shown(written))
+            return written
         feed = Feed(iter(stream), batch_sharding(setup.mesh))
         writer = Predictions(target, names, meta["classes"] or None) if jax.process_index() == 0 else None
         progress = Progress(len(stream), setup.eval_batch_size) if writer is not None else None
@@ -122,9 +127,12 @@ def predict(
         if writer is None:
             return []
         writer.close()
-    shown = ", ".join(str(path) for path in writer.written[:3]) + (", …" if len(writer.written) > 3 else "")
-    report(f"{len(names) - len(stream.skipped)} inputs -> {shown}")
+    report(f"{len(names) - len(stream.skipped)} inputs -> {_shown(writer.written)}")
     return writer.written
+
+
+def _shown(paths: list[pathlib.Path]) -> str:
+    return ", ".join(str(path) for path in paths[:3]) + (", …" if len(paths) > 3 else "")
 
 
 def own_config(config: Any | None, workdir: str | pathlib.Path) -> Any:

@@ -252,9 +252,13 @@ class Executables:
             static_argnames=("layout", "static"),
             donate_argnums=0,
         )
+        def draw(carry, frozen, arrays, layout: Layout):
+            return task.figures(carry.replace(frozen=frozen), unpack(arrays, layout))
+
         known = dict(in_shardings=(carry_sharding, frozen_sharding, batch), out_shardings=everywhere, static_argnames=("layout",))
         self.eval_step = jax.jit(eval_step, **known)
         self.predict = jax.jit(predict, **known)
+        self.figures = jax.jit(draw, **known)
 
     def lowered(self, evaluation: bool = True) -> Iterator[tuple[tuple, jax.stages.Lowered]]:
         """(key, program) of the train step (each static choice), and of the evaluation step if asked, for the batches that the config promises."""

@@ -1,0 +1,125 @@
+"""Restoration of pictures of any size in constant device memory: a picture is cut into overlapping tiles of one shape, each is restored, and the parts
+that are far enough from the tiles' edges are laid side by side. A file of several frames (GIF, WebP, APNG, TIFF) is restored frame by frame.
+
+With an overlap of at least twice the network's reach the result is that of the whole picture: tiles at its border end where it ends.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxvision.data.decode import why
+from jaxvision.train.feed import pack, to_mesh
+from jaxvision.train.mesh import batch_sharding, batch_shards
+from jaxvision.train.predictions import picture_names, write_image
+from jaxvision.train.setup import Executables
+
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError)
+
+
+class Span(NamedTuple):
+    """A tile along one axis: pixels start..start+tile are read, start+first..start+last are kept."""
+
+    start: int
+    first: int
+    last: int
+
+
+def spans(length: int, tile: int, overlap: int) -> list[Span]:
+    """Tiles that cover `length` >= `tile` pixels, each pixel kept once; at least `overlap` // 2 pixels lie between what is kept and an inner edge."""
+    count = 1 + max(0, -(-(length - tile) // (tile - overlap)))
+    starts = [round(i * (length - tile) / max(1, count - 1)) for i in range(count)]
+    cuts = [0, *((a + tile + b) // 2 for a, b in zip(starts, starts[1:])), length]
+    return [Span(start, low - start, high - start) for start, low, high in zip(starts, cuts, cuts[1:])]
+
+
+def restore_picture(
+    run: Callable[[UInt8[np.ndarray, "b t t c"]], np.ndarray], image: UInt8[np.ndarray, "h w c"], *, tile: int, overlap: int, scale: int, batch: int
+) -> UInt8[np.ndarray, "p q c"]:
+    """The picture restored tile by tile.
+
+    Args:
+      run: restores a batch of tiles of `tile` x `tile` pixels, to floats in 0..1 that are `scale` times as large.
+      batch: tiles a call.
+    """
+    height, width = image.shape[:2]
+    padded = np.pad(image, [(0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0)], mode="edge")
+    places = [(y, x) for y in spans(padded.shape[0], tile, overlap) for x in spans(padded.shape[1], tile, overlap)]
+    whole = None
+    for begin in range(0, len(places), batch):
+        chosen = places[begin : begin + batch]
+        tiles = [padded[y.start : y.start + tile, x.start : x.start + tile] for y, x in chosen]
+        made = run(np.stack(tiles + tiles[-1:] * (batch - len(tiles))))
+        if whole is None:
+            whole = np.zeros((padded.shape[0] * scale, padded.shape[1] * scale, made.shape[-1]), np.uint8)
+        for (y, x), pixels in zip(chosen, made):
+            rows, columns = (slice(scale * span.first, scale * span.last) for span in (y, x))
+            to = tuple(slice(scale * (span.start + span.first), scale * (span.start + span.last)) for span in (y, x))
+            whole[to] = np.round(np.clip(pixels[rows, columns], 0, 1) * 255).astype(np.uint8)
+    return whole[: height * scale, : width * scale]
+
+
+def frames(path: pathlib.Path, channels: int) -> Iterator[UInt8[np.ndarray, "h w c"]]:
+    """The frames of a file, one for a plain picture, with 1 or 3 channels. Raises what Pillow raises for a damaged file."""
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as picture:
+        for frame in ImageSequence.Iterator(picture):
+            pixels = np.asarray(frame.convert("L" if channels == 1 else "RGB"))
+            yield pixels[..., None] if channels == 1 else pixels
+
+
+def tile_runner(executables: Executables, carry: Any, frozen: Any) -> tuple[Callable, int]:
+    """(run, batch) for `restore_picture`: a function of host arrays, sharded over the mesh, and the number of tiles that it takes."""
+    setup, count = executables.setup, batch_shards(executables.setup.mesh)
+    sharding, rows = batch_sharding(setup.mesh), count // jax.process_count()
+    first = jax.process_index() * rows
+
+    def run(tiles):
+        own = tiles[first : first + rows]
+        arrays, layout = pack({"image": own, "index": np.arange(first, first + rows, dtype=np.int32), "valid": np.ones(rows, bool)})
+        return np.asarray(jax.device_get(executables.predict(carry, frozen, to_mesh(arrays, sharding), layout)["image"]))
+
+    return run, count
+
+
+def restore_files(
+    executables: Executables, carry: Any, frozen: Any, names: Sequence[str], folder: pathlib.Path, report: Callable[[str], None]
+) -> list[pathlib.Path]:
+    """Writes every picture restored as folder/images/<name>.png, frames as <name>/00001.png, …; returns the files written.
+
+    A file that cannot be read is reported and left out.
+    """
+    task = executables.setup.task
+    run, batch = tile_runner(executables, carry, frozen)
+    written = []
+    for name, target in zip(names, picture_names([pathlib.PurePath(name).name if pathlib.PurePath(name).is_absolute() else name for name in names])):
+        path = folder / "images" / target
+        try:
+            number, waiting = 0, None
+            for number, frame in enumerate(frames(pathlib.Path(name), executables.setup.problem.channels), 1):
+                made = restore_picture(run, frame, tile=task.tile, overlap=task.overlap, scale=task.scale, batch=batch)
+                if jax.process_index():
+                    continue
+                # The first frame waits for a second one: only then is the file known to be several pictures.
+                if number == 1:
+                    waiting = made
+                    continue
+                if waiting is not None:
+                    written.append(_write(path.with_suffix("") / "00001.png", waiting))
+                    waiting = None
+                written.append(_write(path.with_suffix("") / f"{number:05d}.png", made))
+            if waiting is not None:
+                written.append(_write(path, waiting))
+        except _DAMAGE as error:
+            report(f"{name} cannot be read{f' beyond frame {number}' if number else ''} and is left out: {why(error)}")
+    return written
+
+
+def _write(path: pathlib.Path, pixels: np.ndarray) -> pathlib.Path:
+    write_image(path, pixels)
+    return path
