@@ -75,5 +75,5 @@ def _bind(arrays, heads: int, bias, mask, dropout: float, seed, implementation: 
     if bool(dropout) != (seed is not None):
         raise ModelError("attention takes `seed`, one number an example, where dropout > 0, and only there")
     operands = [*arrays] + ([bias] if bias is not None else []) + ([seed] if dropout else [])
-    call = Call(heads, len(arrays) == 1, bias is not None, float(dropout), context_cut(), implementation)
+    call = Call(heads, len(arrays) == 1, bias is not None, float(dropout), cut=context_cut(), implementation=implementation)
     return op.forward.bind(*alike(*operands), call=call)

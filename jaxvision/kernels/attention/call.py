@@ -19,6 +19,7 @@ class Call:
       heads: attention heads, side by side in the last axis.
       packed, bias: which operands there are.
       dropout: share of the weights that is zeroed; 0 for none, and then there are no seeds.
+      groups: runs of neighbouring examples (made by `vmap`), each of which has a gradient of the bias of its own.
       cut: how the mesh around the call cuts the batch.
       implementation: "reference", "tpu" or "cuda"; None takes the one for the platform that the program is compiled for.
     """
@@ -27,6 +28,7 @@ class Call:
     packed: bool
     bias: bool
     dropout: float = 0.0
+    groups: int = 1
     cut: Cut = ONE_DEVICE
     implementation: str | None = None
 

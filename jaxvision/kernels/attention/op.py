@@ -9,6 +9,7 @@ The backward pass takes the operands and nothing else, and computes the weights 
 computation twice in one program, of which the compiler keeps one: time and memory are those of ordinary differentiation.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -39,19 +40,23 @@ def _run(platform: str, backwards: bool, *arrays, call: Call, which: tuple[int, 
     operands = arrays[1:] if backwards else arrays
     split, cut = _split(call, operands), call.cut
     shapes = [jax.ShapeDtypeStruct(cut.local(x.shape) if part else x.shape, x.dtype) for x, part in zip(operands, split)]
-    known = all(isinstance(n, int) for x in operands for n in x.shape)
+    grouped = backwards and call.bias and call.arrays in which and call.groups > 1
+    known = call.groups % cut.shards == 0 if grouped else True
+    known = known and all(isinstance(n, int) for x in operands for n in x.shape)
     if name == "reference" or not (known and _cuts(call, shapes, operands) and IMPLEMENTATIONS[name].covers(call, *shapes)):
         return reference.backward(call, which, *arrays) if backwards else reference.forward(call, *operands)
     options = {"interpret": platform != "tpu"} if name == "tpu" else {}
     if not backwards:
         return cut.over(functools.partial(IMPLEMENTATIONS[name].forward, call, **options), split)(*operands)
-    run = functools.partial(IMPLEMENTATIONS[name].backward, call, which, **options)
+    local = dataclasses.replace(call, groups=call.groups // cut.shards if grouped else 1)
+    run = functools.partial(IMPLEMENTATIONS[name].backward, local, which, **options)
     if cut.mesh is None:
         return run(*arrays)
+    own = [part or (grouped and _is_bias(call, i)) for i, part in enumerate(split)]
     # A bias that is whole on every shard has seen that shard's examples only.
-    part = lambda *arrays: tuple(r if split[i] else jax.lax.psum(r, cut.axes) for i, r in zip(which, run(*arrays)))
-    specs = [P(cut.axes) if whole else P() for whole in split]
-    return jax.shard_map(part, mesh=cut.mesh, in_specs=(P(cut.axes), *specs), out_specs=tuple(specs[i] for i in which), check_vma=False)(*arrays)
+    of_shard = lambda *arrays: tuple(jax.lax.psum(r, cut.axes) if cut.axes and not own[i] else r for i, r in zip(which, run(*arrays)))
+    specs = [P(cut.axes) if part else P() for part in split]
+    return cut.mapped(of_shard, (P(cut.axes), *specs), tuple(P(cut.axes) if own[i] else P() for i in which))(*arrays)
 
 
 def _split(call: Call, operands) -> list[bool]:
@@ -153,7 +158,7 @@ def _merged(call: Call, operands, axes, size: int):
     b = operands[0].shape[0 if axes[0] is None or axes[0] > 0 else 1]
     out = []
     for i, (x, axis) in enumerate(zip(operands, axes)):
-        if _is_bias(call, i) and axis is None and x.shape[0] != b:
+        if _is_bias(call, i) and axis is None:
             out.append(x)
             continue
         x = _leading(x, axis, size)
@@ -179,14 +184,14 @@ def _forward_batch(operands, axes, *, call):
 
 def _backward_batch(arrays, axes, *, call, which):
     size = _size(arrays, axes)
-    (cotangent, *operands), (first, *axes) = arrays, axes
-    if any(_is_bias(call, i) for i in which):
-        # Each mapped element has a gradient of the bias of its own, which merged examples would add up.
-        led = [_leading(x, axis, size) for x, axis in zip(arrays, (first, *axes))]
+    moves_bias = call.bias and call.arrays in which
+    if moves_bias and axes[1 + call.arrays] is not None:
+        led = [_leading(x, axis, size) for x, axis in zip(arrays, axes)]
         results = [backward.bind(*(x[i] for x in led), call=call, which=which) for i in range(size)]
         return [jnp.stack(parts) for parts in zip(*results)], [0] * len(which)
-    cotangent = _leading(cotangent, first, size)
-    merged = _merged(call, operands, axes, size)
+    call = dataclasses.replace(call, groups=call.groups * size) if moves_bias else call
+    cotangent = _leading(arrays[0], axes[0], size)
+    merged = _merged(call, arrays[1:], axes[1:], size)
     results = backward.bind(cotangent.reshape(-1, *cotangent.shape[2:]), *merged, call=call, which=which)
     return [r.reshape(size, r.shape[0] // size, *r.shape[1:]) for r in results], [0] * len(which)
 

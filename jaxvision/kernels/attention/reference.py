@@ -1,5 +1,8 @@
 """What attention means here, in plain JAX: every other implementation is compared with this one, and platforms without code of their own run it."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -34,7 +37,18 @@ def forward(call: Call, *operands):
 
 
 def backward(call: Call, which: tuple[int, ...], cotangent, *operands):
-    """Cotangents of the operands numbered `which`. Its first half is `forward` again, operation by operation, of which a program keeps one."""
+    """Cotangents of the operands numbered `which`, the bias's (groups n, heads, q, t).
+
+    Its first half is `forward` again, operation by operation, of which a program keeps one.
+    """
+
+    if call.groups > 1 and call.bias and call.arrays in which:
+        one, alone = dataclasses.replace(call, groups=1), [i for i in range(len(operands)) if not (call.bias and i == call.arrays)]
+        block = lambda x: x.reshape(call.groups, x.shape[0] // call.groups, *x.shape[1:])
+        axes = (0, *(0 if i in alone else None for i in range(len(operands))))
+        arrays = (block(cotangent), *(block(x) if i in alone else x for i, x in enumerate(operands)))
+        results = jax.vmap(functools.partial(backward, one, which), axes)(*arrays)
+        return tuple(x.reshape(-1, *x.shape[2:]) for x in results)
 
     def of_chosen(*chosen):
         filled = list(operands)

@@ -110,7 +110,8 @@ def _backward_kernel(call: Call, dim: int, examples: int, bias_gradient: bool, *
     cotangent, outs, width = refs[0], blocks.rest, dim // call.heads
     bias_out = outs[-1] if bias_gradient else None
     if bias_gradient:
-        pl.when(pl.program_id(1) == 0)(lambda: bias_out.__setitem__(..., jnp.zeros(bias_out.shape, bias_out.dtype)))
+        first = pl.program_id(1) % (pl.num_programs(1) // call.groups) == 0
+        pl.when(first)(lambda: bias_out.__setitem__(..., jnp.zeros(bias_out.shape, bias_out.dtype)))
 
     def store(part, example, first, value):
         ref, start = (outs[0], part * dim + first) if call.packed else (outs[part], first)
@@ -170,9 +171,9 @@ def _plan(call: Call, operands, gradients: bool) -> tuple[int, int, int]:
     """(examples a grid step, grid steps over the biases, rounds over them). Biases stand still in the inner loop, over which their gradient grows."""
     b, each = operands[0].shape[0], _bytes(call, operands, gradients)
     biases = operands[call.arrays].shape[0] if call.bias else 1
-    per_round = biases if biases > 1 else b
+    per_round = biases if biases > 1 else b // call.groups
     examples = max(n for n in range(1, per_round + 1) if per_round % n == 0 and (n == 1 or (n <= MOST_EXAMPLES and n * each <= BUDGET // 2)))
-    return (examples, per_round // examples, b // per_round) if biases > 1 else (examples, 1, b // examples)
+    return (examples, biases // examples, b // biases) if biases > 1 else (examples, 1, b // examples)
 
 
 # Examples a grid step, where they are so small that a step's overhead shows.
@@ -192,9 +193,11 @@ def _specs(call: Call, operands, plan):
     return specs
 
 
-def _bias_spec(bias, examples: int):
+def _bias_spec(bias, examples: int, steps: int = 1, rounds: int = 0):
+    """`rounds` over the biases make one group; 0: there are no groups."""
     own = bias.shape[0] > 1
-    return pl.BlockSpec((examples if own else 1, *bias.shape[1:]), lambda i, j: (i if own else 0, 0, 0, 0))
+    group = lambda j: j // rounds if rounds else 0
+    return pl.BlockSpec((examples if own else 1, *bias.shape[1:]), lambda i, j: (steps * group(j) + (i if own else 0), 0, 0, 0))
 
 
 def _like(x, shape, dtype=None):
@@ -232,8 +235,9 @@ def backward(call: Call, which: tuple[int, ...], cotangent, *operands, interpret
     specs = _specs(call, operands, plan)
     out_shape, out_specs = [_like(x, x.shape) for x in arrays], specs[: call.arrays]
     if bias_gradient:
-        out_shape.append(_like(operands[0], operands[call.arrays].shape, jnp.float32))
-        out_specs = [*out_specs, _bias_spec(operands[call.arrays], examples)]
+        bias = operands[call.arrays]
+        out_shape.append(_like(operands[0], (call.groups * bias.shape[0], *bias.shape[1:]), jnp.float32))
+        out_specs = [*out_specs, _bias_spec(bias, examples, steps, rounds // call.groups)]
     spec = pl.BlockSpec((examples, *cotangent.shape[1:]), lambda i, j: (j * steps + i, 0, 0))
     results = pl.pallas_call(
         functools.partial(_backward_kernel, call, dim, examples, bias_gradient),
