@@ -68,6 +68,12 @@ DEFAULTS: dict[str, Any] = {
     },
     "augment": {},
     "search": {"name": ""},  # of --mode=search, see jaxvision/search
+    "bench": {  # of --mode=bench, see train/bench.py
+        "ops": (),  # folders of jaxvision/kernels; () for all that declare a benchmark
+        "batch": None,  # None: 4 on CPU, 128 on accelerators
+        "dtype": "",  # "": float32 on CPU, bfloat16 on accelerators
+        "rounds": 5,
+    },
     "optim": {
         "name": "adamw",
         "lr": 1e-3,

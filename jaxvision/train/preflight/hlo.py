@@ -34,6 +34,7 @@ PARTIAL = ("dynamic-slice", "slice", "gather", "dynamic-update-slice")
 LITERAL = ("constant", "parameter")
 _SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
+_OPERAND = re.compile(r"([A-Za-z_][\w.\-]*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ def parse(text: str) -> Module:
         if line.startswith(" "):
             if current is not None and (op := _op(line, name, frames)) is not None:
                 current[op.name] = op
-        elif line.endswith("{") and (head := re.match(r"(ENTRY )?%?([\w.\-<>]+) \(", line)):
+        elif line.endswith("{") and (head := re.match(r"(ENTRY )?%?([\w.\-<>]+) (?:\(|\{)", line)):
             name = head.group(2)
             current = computations.setdefault(name, {})
             entry = name if head.group(1) else entry
@@ -240,7 +241,7 @@ def _op(line: str, computation: str, frames: Mapping[str, str]) -> Op | None:
         name=head.group(1),
         opcode=opcode.group(1),
         shapes=_shapes(shape),
-        operands=() if opcode.group(1) in LITERAL else tuple(_NAME.findall(operands)),
+        operands=() if opcode.group(1) in LITERAL else tuple(_OPERAND.findall(re.sub(r"/\*.*?\*/", "", operands))),
         attributes=operands if opcode.group(1) in LITERAL else attributes,
         cycles=int(estimate.group(1)) if estimate else None,
         calls=_calls(attributes),

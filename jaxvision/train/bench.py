@@ -1,0 +1,250 @@
+"""`--mode=bench`: each op of jaxvision/kernels with the shapes that models use, plain XLA ("reference") beside what this library runs ("ours").
+
+On the device at hand both arms are timed in turn in one process. With a topology both are compiled for it, and the compiler's estimate stands in for
+the time. The floor is what the arithmetic at the peak or the bytes at the memory's rate would take, whichever is longer: of the chip's data sheet,
+or, on a CPU, of a matrix product and a copy that are timed beside.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+
+from jaxvision import kernels
+from jaxvision.errors import ConfigError, nearest
+from jaxvision.kernels.cases import Case
+from jaxvision.train.preflight import hlo, price
+from jaxvision.train.preflight.chips import CHIPS, Chip
+from jaxvision.train.preflight.topology import Topology, open_topology
+
+BATCH = {"cpu": 4}  # of other platforms
+BATCH_ELSE, DTYPE = 128, {"cpu": "float32"}
+# What devices call themselves -> a chip of the table.
+DEVICES = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e", "TPU v6e": "v6e"}
+HEAD = ("op", "case", "pass", "MB", "GFLOP", "reference", "ours", "ratio", "floor", "ours / floor")
+SAME = "same"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line: an op's case, forward or with gradients.
+
+    Attributes:
+      bytes: that arguments and results have; flops: that it needs, two a multiply-add.
+      reference, ours: seconds, or predicted cycles; equal where both are the same program.
+      floor: of the same unit; None where the peak is not known.
+      remark: what the figures do not hold.
+    """
+
+    op: str
+    case: str
+    what: str
+    bytes: float
+    flops: float
+    reference: float
+    ours: float
+    floor: float | None
+    same: bool
+    remark: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster ours is."""
+        return self.reference / self.ours
+
+
+def bench(config: Any, *, topology: str | None = None, report: Callable[[str], None] = print) -> list[Row]:
+    """Prints the table of config.bench and returns its rows.
+
+    Args:
+      topology: compile for it and predict ("v5e:1x1"; one chip of it is used), instead of timing the device at hand.
+
+    Raises ConfigError for an op that declares no benchmark, and for a topology that cannot be built.
+    """
+    target = open_topology(topology) if topology is not None else None
+    platform = target.chip.platform if target else jax.default_backend()
+    batch = config.bench.batch or BATCH.get(platform, BATCH_ELSE)
+    dtype = jnp.dtype(config.bench.dtype or DTYPE.get(platform, "bfloat16"))
+    peak = target.chip if target else device_peak(report)
+    where = f"predicted for {target.chip.name}, cycles" if target else f"measured on {jax.devices()[0].device_kind}, medians of {config.bench.rounds}"
+    report(f"kernels, {where}; batch {batch}, {dtype.name}; ratio above 1: ours is faster")
+    rows = []
+    for op in ops_chosen(config.bench.ops):
+        for case in cases_of(op):
+            for what, build in passes(case):
+                arguments = case.arguments(batch, dtype)
+                reference, ours = build("reference"), build(None)
+                moved, flops = needs(case, what, arguments, batch)
+                if target:
+                    first, second, same, remark = predict(reference, ours, arguments, target)
+                else:
+                    first, second, same, remark = *measure(reference, ours, arguments, config.bench.rounds), ""
+                floor = None if peak is None else max(flops / peak.flops, moved / peak.bandwidth) * (peak.clock if target else 1.0)
+                rows.append(Row(op, case.name, what, moved, flops, first, second, floor, same, remark))
+                report(line(rows[-1], predicted=target is not None, header=len(rows) == 1))
+    return rows
+
+
+def ops_with_cases() -> tuple[str, ...]:
+    """Names of the ops that declare a benchmark."""
+    return tuple(sorted(path.parent.name for root in kernels.__path__ for path in pathlib.Path(root).glob("*/bench.py")))
+
+
+def ops_chosen(names: Sequence[str]) -> tuple[str, ...]:
+    known = ops_with_cases()
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"config key 'bench.ops' has {name!r}, which declares no benchmark; {nearest(name, known)}")
+    return tuple(names) or known
+
+
+def cases_of(op: str) -> tuple[Case, ...]:
+    return importlib.import_module(f"jaxvision.kernels.{op}.bench").BENCH
+
+
+def passes(case: Case) -> Iterator[tuple[str, Callable]]:
+    """("forward", implementation -> function of the case's arrays), and "gradients", which computes both passes."""
+    yield "forward", lambda implementation: lambda *arrays: case.call(*arrays, implementation=implementation)
+
+    def gradients(implementation):
+        def run(*arrays):
+            moving = [i for i, x in enumerate(arrays) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+            def of_moving(*chosen):
+                filled = list(arrays)
+                for i, value in zip(moving, chosen):
+                    filled[i] = value
+                return case.call(*filled, implementation=implementation)
+
+            value, pull = jax.vjp(of_moving, *(arrays[i] for i in moving))
+            # A cotangent that the compiler cannot fold away: the result itself.
+            return value, pull(value)
+
+        return run
+
+    if case.gradients:
+        yield "gradients", gradients
+
+
+def needs(case: Case, what: str, arguments: Sequence[jax.ShapeDtypeStruct], batch: int) -> tuple[float, float]:
+    """(bytes of arguments and results, operations) of one call; with gradients three times the forward pass's operations."""
+    reference = lambda *arrays: case.call(*arrays, implementation="reference")
+    size = lambda tree: float(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
+    results = jax.eval_shape(reference, *arguments)
+    flops = case.flops(batch) if case.flops is not None else counted(reference, arguments)
+    forward = size(arguments) + size(results)
+    # The cotangent is read, and so are the arguments again; their gradients are written.
+    return (forward, flops) if what == "forward" else (2 * forward + size(arguments), 3 * flops)
+
+
+def counted(function: Callable, arguments: Sequence[jax.ShapeDtypeStruct]) -> float:
+    """Operations of the convolutions and matrix products that a function's plain form comes to, read from its program for the CPU."""
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cpu",))
+    module = hlo.parse(lowered.compiler_ir("hlo").as_hlo_text())
+    return sum(times * hlo.flops(module, op) for op, times in hlo.executed(module))
+
+
+def measure(reference: Callable, ours: Callable, arguments: Sequence[jax.ShapeDtypeStruct], rounds: int) -> tuple[float, float, bool]:
+    """(seconds of the reference, of ours, whether they are one program): medians of `rounds`, the two in turn."""
+    keys = jax.random.split(jax.random.key(0), len(arguments))
+    arrays = [_random(key, kind) for key, kind in zip(keys, arguments)]
+    programs = [jax.jit(function).lower(*arrays) for function in (reference, ours)]
+    same = _text(programs[0]) == _text(programs[1])
+    compiled = [program.compile() for program in programs]
+    spent: list[list[float]] = [[], []]
+    for turn in range(rounds + 1):
+        for times, program in zip(spent, compiled):
+            began = time.perf_counter()
+            jax.block_until_ready(program(*arrays))
+            if turn:  # the first one warms up
+                times.append(time.perf_counter() - began)
+    first, second = map(statistics.median, spent)
+    return first, second, same
+
+
+def _random(key: jax.Array, kind: jax.ShapeDtypeStruct) -> jax.Array:
+    if jnp.issubdtype(kind.dtype, jnp.floating):
+        return jax.random.normal(key, kind.shape, jnp.float32).astype(kind.dtype)
+    return jnp.zeros(kind.shape, kind.dtype)
+
+
+def predict(reference: Callable, ours: Callable, arguments: Sequence[jax.ShapeDtypeStruct], target: Topology) -> tuple[float, float, bool, str]:
+    """(predicted cycles of the reference, of ours, whether they are one program, a remark on what has no price)."""
+    device = SingleDeviceSharding(target.devices[0])
+    lowered = [
+        jax.jit(function, in_shardings=device, out_shardings=device).trace(*arguments).lower(lowering_platforms=(target.chip.platform,))
+        for function in (reference, ours)
+    ]
+    same = _text(lowered[0]) == _text(lowered[1])
+    found, remark = [], ""
+    for program in lowered[:1] if same else lowered:
+        priced = price.price(hlo.parse(program.compile().as_text()), target.chip)
+        sums = price.total(priced, target.chip)
+        found.append(sums.seconds * target.chip.clock)
+        if sums.unpriced_share > price.UNPRICED_LIMIT:
+            remark = f"{sums.unpriced_share:.0%} of the bytes without a price"
+    return found[0], found[-1], same, remark
+
+
+def _text(lowered: Any) -> str:
+    """A program without the name of the function that it was traced from."""
+    head, _, body = lowered.as_text().partition("\n")
+    del head
+    return body
+
+
+def device_peak(report: Callable[[str], None]) -> Chip | None:
+    """What the device at hand can do: by the table, or on a CPU by a matrix product and a copy timed now; None for a device that is not known."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        flops, bandwidth = _cpu_peak()
+        report(f"this CPU: {flops / 1e9:.0f} GFLOP/s in a float32 matrix product, {bandwidth / 1e9:.1f} GB/s in a copy")
+        return Chip("cpu", "cpu", flops, bandwidth, 0.0, 1.0, 0.0)
+    name = DEVICES.get(device.device_kind, "h100" if "H100" in device.device_kind else "")
+    if name not in CHIPS:
+        report(f"no peak is known of {device.device_kind}: the column 'floor' stays empty")
+        return None
+    return CHIPS[name]
+
+
+def _cpu_peak(side: int = 1024, copied: int = 2**25) -> tuple[float, float]:
+    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    square, long = jnp.ones((side, side)), jnp.ones((copied // 4,))
+    return 2 * side**3 / _shortest(product, square, square), 2 * copied / _shortest(copy, long)
+
+
+def _shortest(function: Callable, *arrays: jax.Array) -> float:
+    spent = []
+    for _ in range(6):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*arrays))
+        spent.append(time.perf_counter() - began)
+    return min(spent)
+
+
+def line(row: Row, *, predicted: bool, header: bool = False) -> str:
+    """One line of the table, under its head if asked."""
+    figure = (lambda value: f"{value:,.0f}") if predicted else (lambda value: f"{1000 * value:.3f} ms")
+    cells = (
+        row.op,
+        row.case,
+        row.what,
+        f"{row.bytes / 1e6:.2f}",
+        f"{row.flops / 1e9:.3f}",
+        figure(row.reference),
+        figure(row.ours),
+        SAME if row.same else f"{row.ratio:.2f}",
+        "-" if row.floor is None else figure(row.floor),
+        "-" if not row.floor else f"{row.ours / row.floor:.1f}",
+    )
+    widths = (15, 30, 9, 8, 8, 13, 13, 6, 12, 12)
+    text = lambda values: "  ".join(value.ljust(width) for value, width in zip(values, widths)).rstrip()
+    shown = text(cells) + (f"  ({row.remark})" if row.remark else "")
+    return f"{text(HEAD)}\n{shown}" if header else shown
