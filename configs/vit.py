@@ -4,7 +4,7 @@
         scikit-learn's 1,797 digits; at least 97.5 % of 360 test digits in under two minutes on two CPU cores
 
     python -m jaxvision.main --config=configs/vit.py:fashion --workdir=runs/fashion
-        Fashion-MNIST, 20,000 pictures; aimed at 88 % in five minutes on two CPU cores, seen 76 % halfway after 317 s: too slow as it stands
+        Fashion-MNIST, all 60,000 pictures as 16 tokens; 89 % of 10,000 test pictures in three minutes on two CPU cores
 
     python -m jaxvision.main --config=configs/vit.py:folder --config.data.path=pictures --workdir=runs/pictures
         any folder of images, classes = sub-folders (train/ and test/ above them, or a split by seed)
@@ -43,17 +43,19 @@ def demo() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
+    # Small batches: how far the net gets is a matter of updates. Patches of 7 pixels: with 4 there are 49 tokens, and a third of the updates.
     return ConfigDict(
         {
-            "epochs": 12,
-            "batch_size": 64,
+            "epochs": 7,
+            "batch_size": 32,
             "image_size": (28, 28),
+            "eval_every": 3750,
             "eval_batch_size": 500,
-            "model": {**SMALL, "patch": 4, "dim": 64},
-            "data": {"source": "idx", "path": "/usr/share/datasets/fashion-mnist", "limit": 20000, "mean": (0.286,), "std": (0.353,)},
-            "augment": {"flip": True, "pad_crop": 2},
+            "model": {**SMALL, "patch": 7, "dim": 96, "depth": 2, "class_token": False, "pool": "avg"},
+            "data": {"source": "idx", "path": "/usr/share/datasets/fashion-mnist", "mean": (0.286,), "std": (0.353,)},
+            "augment": {"flip": True},
             "task": {"name": "classify", "label_smoothing": 0.1},
-            "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.1, "schedule": "cosine", "warmup": 0.05, "clip": 1.0},
+            "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "schedule": "cosine", "warmup": 0.05, "clip": 1.0, "ema": 0.998},
         }
     )
 

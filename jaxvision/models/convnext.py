@@ -22,7 +22,7 @@ from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.mlp import gelu
 from jaxvision.nn.norm import LayerNorm
-from jaxvision.nn.patch import PatchProjection
+from jaxvision.nn.patch import PatchProjection, whole_patches
 from jaxvision.nn.pointwise import Pointwise
 from jaxvision.nn.regularize import DropPath, LayerScale, drop_path_rates
 from jaxvision.nn.taps import tap
@@ -108,16 +108,10 @@ class ConvNeXtStage(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.downsample:
             x = LayerNorm(self.epsilon, **dtypes, name="downsample_0")(x)
-            x = PatchProjection((2, 2), self.dim, kernel_init=init, **dtypes, name="downsample_1")(_whole(x, 2))
+            x = PatchProjection((2, 2), self.dim, kernel_init=init, **dtypes, name="downsample_1")(whole_patches(x, 2))
         for i, rate in enumerate(self.drop_path):
             x = self.block(drop_path=rate, name=f"blocks_{i}")(x, train)
         return x
-
-
-def _whole(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b h2 w2 c"]:
-    """The part that a convolution of kernel and stride `patch` sees."""
-    height, width = x.shape[1] // patch * patch, x.shape[2] // patch * patch
-    return x if (height, width) == x.shape[1:3] else x[:, :height, :width]
 
 
 class ConvNeXtHead(nn.Module):
@@ -221,7 +215,7 @@ class ConvNeXt(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dim = self.dims[0]
         if self.stem == "patch":
-            x = PatchProjection((4, 4), dim, kernel_init=init, **dtypes, name="stem_0")(_whole(image, 4))
+            x = PatchProjection((4, 4), dim, kernel_init=init, **dtypes, name="stem_0")(whole_patches(image, 4))
             return LayerNorm(self.epsilon, **dtypes, name="stem_1")(x)
         if self.stem not in ("overlap", "overlap_tiered"):
             raise ModelError(f"model.stem {self.stem!r} is unknown; there are: patch, overlap, overlap_tiered")

@@ -26,6 +26,12 @@ def patch_sides(patch: int | tuple[int, int]) -> tuple[int, int]:
     return (patch, patch) if isinstance(patch, int) else tuple(patch)
 
 
+def whole_patches(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b h2 w2 c"]:
+    """The part of a map that a convolution of kernel and stride `patch` sees: rows and columns that make no whole patch are left out."""
+    height, width = x.shape[1] // patch * patch, x.shape[2] // patch * patch
+    return x if (height, width) == x.shape[1:3] else x[:, :height, :width]
+
+
 class PatchProjection(nn.Module):
     """A convolution whose stride is its kernel, computed as one matrix product over patches. Parameters `kernel` (p, q, in, dim), `bias` (dim,)."""
 

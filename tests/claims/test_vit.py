@@ -34,7 +34,7 @@ def test_digits_reach_97_5_percent_in_two_minutes(seed, tmp_path):
     assert seconds <= 150  # on a shared machine; 120 s on a quiet one
 
 
-@pytest.mark.pending
+@pytest.mark.claim
 @pytest.mark.timeout(300)
 def test_fashion_reaches_88_percent_in_five_minutes(tmp_path):
     try:

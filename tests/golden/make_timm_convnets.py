@@ -66,6 +66,10 @@ def shallow_inception_resnet_v2():
 
 
 FAMILIES = {
+    "inception_next": {
+        "tiny": ((71, 45), lambda: create("inception_next_tiny", depths=(1, 1, 2, 1), dims=(16, 32, 48, 64))),
+        "atto": ((64, 40), lambda: create("inception_next_atto", depths=(1, 1, 1, 1), dims=(16, 32, 48, 64))),
+    },
     "resnet": {
         "resnet18": ((65, 49), lambda: create("resnet18")),
         "resnext_d_se": (
