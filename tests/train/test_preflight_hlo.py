@@ -72,12 +72,15 @@ ENTRY %main (x: bf16[64,128], w: bf16[128,256], rows.1: f32[10,128], n: s32[]) -
   %w = bf16[128,256]{{1,0:T(8,128)(2,1)S(1)}} parameter(1)
   %rows.1 = f32[10,128]{{1,0:T(8,128)}} parameter(2)
   %n = s32[]{{:T(128)}} parameter(3)
-  %product = bf16[64,256]{{1,0:T(8,128)(2,1)}} fusion(%x, %w), kind=kOutput, calls=%fused_product, metadata={{op_name="jit(step)/transpose(jvp(ViT))/ViT._encode/blocks_0/attn/qkv/dot_general" stack_frame_id=2}}, {ESTIMATE % 700}
+  %product = bf16[64,256]{{1,0:T(8,128)(2,1)}} fusion(%x, %w), kind=kOutput, calls=%fused_product,\
+ metadata={{op_name="jit(step)/transpose(jvp(ViT))/ViT._encode/blocks_0/attn/qkv/dot_general" stack_frame_id=2}},\
+ {ESTIMATE % 700}
   %start = (s32[]{{:T(128)}}, f32[10,128]{{1,0:T(8,128)}}) tuple(%n, %rows.1)
   %loop = (s32[]{{:T(128)}}, f32[10,128]{{1,0:T(8,128)}}) while(%start), condition=%condition, body=%body
   %rows.2 = f32[10,128]{{1,0:T(8,128)}} get-tuple-element(%loop), index=1
   %either = f32[10,128]{{1,0:T(8,128)}} conditional(%n, %rows.2, %rows.2), branch_computations={{%cheap, %dear}}
-  %kernel = bf16[64,256]{{1,0:T(8,128)(2,1)}} custom-call(%product), custom_call_target="tpu_custom_call", backend_config={{"custom_call_config":{{"cost_estimate":{{"flops":"4096","transcendentals":"0","bytes_accessed":"65536"}}}}}}
+  %kernel = bf16[64,256]{{1,0:T(8,128)(2,1)}} custom-call(%product), custom_call_target="tpu_custom_call",\
+ backend_config={{"custom_call_config":{{"cost_estimate":{{"flops":"4096","transcendentals":"0","bytes_accessed":"65536"}}}}}}
   ROOT %sum = bf16[64,256]{{1,0:T(8,128)(2,1)}} all-reduce(%kernel), replica_groups=[2,4]<=[8], to_apply=%add
 }}
 """
