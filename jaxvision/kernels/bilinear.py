@@ -20,15 +20,22 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxvision.errors import ModelError, nearest
 from jaxvision.kernels.geometry import Geometry
+from jaxvision.kernels.manual_axes import alike
+from jaxvision.kernels.sharded import Cut, context_cut
 
 
 class Maps(NamedTuple):
-    """One implementation. `covers(a, b, geometry)`: whether it computes a map of these two arguments, which is else left to the reference."""
+    """One implementation.
+
+    `covers(a, b, geometry)`: whether it computes a map of these two arguments, which is else left to the reference. `hand_cut`: the compiler cannot
+    cut it along a mesh, so it runs on each shard of the batch by itself; its maps take `interpret`, true on other platforms than its own.
+    """
 
     forward: Callable
     input_grad: Callable
     weight_grad: Callable
     covers: Callable = lambda a, b, geometry: True
+    hand_cut: bool = False
 
 
 class Bilinear:
@@ -52,8 +59,8 @@ class Bilinear:
         if implementation is not None and implementation not in self.implementations:
             raise ModelError(f"{self.name} has no implementation {implementation!r}; {nearest(implementation, self.implementations)}")
         dtype = jnp.promote_types(x.dtype, w.dtype)
-        x, w = _alike(x.astype(dtype), w.astype(dtype))
-        return self.primitives["forward"].bind(x, w, geometry=geometry, implementation=implementation, mapped=False)
+        x, w = alike(x.astype(dtype), w.astype(dtype))
+        return self.primitives["forward"].bind(x, w, geometry=geometry, implementation=implementation, mapped=False, cut=context_cut())
 
     def _transpose_first(self, field: str, partner: str) -> Callable:
         def rule(cotangent, a, b, **static):
@@ -73,13 +80,19 @@ class Bilinear:
 
         return rule
 
-    def _run(self, field: str, platform: str, a, b, *, geometry: Geometry, implementation: str | None, mapped: bool):
-        maps = self.implementations[implementation or platform]
-        shapes = [jax.ShapeDtypeStruct(v.shape[1:] if mapped else v.shape, v.dtype) for v in (a, b)]
-        if not (geometry.known and maps.covers(*shapes, geometry)):
-            maps = self.implementations["reference"]
-        run = functools.partial(getattr(maps, field), geometry=geometry)
-        return (jax.vmap(run) if mapped else run)(a, b)
+    def _run(self, field: str, platform: str, a, b, *, geometry: Geometry, implementation: str | None, mapped: bool, cut: Cut):
+        name = implementation or platform
+        maps = self.implementations[name]
+        # A mapped axis is cut in place of the batch, and then every shard has its own kernels.
+        cut = cut if maps.hand_cut else Cut()
+        split = (True, mapped or field == "weight_grad")
+        shapes = [jax.ShapeDtypeStruct(cut.local(v.shape) if part else v.shape, v.dtype) for v, part in zip((a, b), split)]
+        shapes = [jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for v in shapes] if mapped else shapes
+        if not (geometry.known and cut.fits(a.shape[0]) and maps.covers(*shapes, geometry)):
+            maps, cut = self.implementations["reference"], Cut()
+        options = {"interpret": platform != name} if maps.hand_cut else {}
+        run = functools.partial(getattr(maps, field), geometry=geometry, **options)
+        return cut.over(jax.vmap(run) if mapped else run, split, summed=field == "weight_grad" and not mapped)(a, b)
 
     def _primitive(self, field: str) -> Primitive:
         primitive = Primitive(f"{self.name}_{field}")
@@ -99,7 +112,7 @@ class Bilinear:
         batching.primitive_batchers[primitive] = functools.partial(self._batch, field)
         for platform in self.implementations:
             # One traced function a shape, so that blocks of the same shape share one function of the lowered module.
-            run = jax.jit(functools.partial(self._run, field, platform), static_argnames=("geometry", "implementation", "mapped"))
+            run = jax.jit(functools.partial(self._run, field, platform), static_argnames=("geometry", "implementation", "mapped", "cut"))
             mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False), platform=None if platform == "reference" else platform)
         return primitive
 
@@ -120,16 +133,3 @@ class Bilinear:
             y = primitive.bind(*(v.reshape(math.prod(lead), *v.shape[2:]) for v in (a, b)), **static)
             return y.reshape(*lead, *y.shape[1:]), 0
         return primitive.bind(a, b, **{**static, "mapped": True}), 0
-
-
-def _varying(value) -> frozenset[str]:
-    """The mesh axes of an enclosing `shard_map` along which a value differs; JAX 0.10.2 moved them from `vma` into `manual_axis_type`."""
-    kind = jax.typeof(value)
-    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
-
-
-def _alike(*values):
-    """Values that vary over the same mesh axes, as the maps require: so the gradient of a kernel shared inside `shard_map` is summed over them."""
-    axes = frozenset().union(*map(_varying, values))
-    missing = [tuple(sorted(axes - _varying(v))) for v in values]
-    return [jax.lax.pcast(v, absent, to="varying") if absent else v for v, absent in zip(values, missing)]

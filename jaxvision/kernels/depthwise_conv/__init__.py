@@ -7,10 +7,10 @@ from jaxtyping import Array, Float
 from jaxvision.errors import ModelError
 from jaxvision.kernels.bilinear import Bilinear
 from jaxvision.kernels.conv.reference import REFERENCE
-from jaxvision.kernels.depthwise_conv import cpu
+from jaxvision.kernels.depthwise_conv import cpu, tpu
 from jaxvision.kernels.geometry import geometry
 
-OP = Bilinear("depthwise_conv", {"reference": REFERENCE, "cpu": cpu.MAPS})
+OP = Bilinear("depthwise_conv", {"reference": REFERENCE, "cpu": cpu.MAPS, "tpu": tpu.MAPS})
 
 
 def depthwise_conv(
@@ -28,7 +28,7 @@ def depthwise_conv(
 
     Args:
       padding: pixels on each side (an integer or (rows, columns)), ((top, bottom), (left, right)), "SAME" or "VALID".
-      implementation: "cpu" or "reference"; None takes the one for the platform that the program is compiled for.
+      implementation: "cpu", "tpu" (interpreted elsewhere) or "reference"; None takes the one for the platform that the program is compiled for.
 
     Raises ModelError when the kernel does not fit the image's channels, or the implementation is unknown.
     """

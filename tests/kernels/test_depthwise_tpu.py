@@ -1,0 +1,99 @@
+"""Depthwise convolution as banded matrix products: the kernels interpreted against `lax`, how they are cut, and that they compile for TPUs."""
+
+import functools
+import os
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxvision.kernels.depthwise_conv import depthwise_conv, tpu
+from jaxvision.kernels.geometry import geometry
+from tests.kernels.test_convolutions import maps, normal, worst
+
+BAND = 9 * 2**17
+CASES = {
+    "whole image, 3x3": ((5, 7, 16), (3, 3), dict(), tpu.BUDGET, jnp.float32),
+    "bfloat16, 3x5": ((7, 5, 16), (3, 5), dict(padding=(1, 2)), tpu.BUDGET, jnp.bfloat16),
+    "stride 2, channels that fill no group": ((7, 6, 12), (3, 3), dict(strides=2, padding=1), tpu.BUDGET, jnp.float32),
+    "in strips, dilated": ((16, 8, 8), (3, 2), dict(dilation=(2, 1), padding=((2, 2), (1, 0))), BAND, jnp.float32),
+}
+
+
+@pytest.fixture
+def budget(monkeypatch):
+    def limit(size):
+        monkeypatch.setattr(tpu, "BUDGET", size)
+        tpu.band.cache_clear()
+
+    yield limit
+    tpu.band.cache_clear()
+
+
+@pytest.mark.parametrize("image, kernel, options, size, dtype", CASES.values(), ids=CASES)
+def test_banded_products_agree_with_lax_forward_and_in_both_gradients(budget, image, kernel, options, size, dtype):
+    budget(size)
+    x, w = normal(0, 128, *image, dtype=dtype), normal(1, *kernel, 1, image[-1], dtype=dtype)
+    op = functools.partial(depthwise_conv, **options)
+    where = geometry(x, w, options.get("strides", 1), options.get("padding", "SAME"), options.get("dilation", 1), image[-1])
+    assert tpu.covers(x, w, where)
+    one, strip = tpu.band(where, jnp.dtype(dtype), "forward")
+    assert (strip < one.blocks) == (size == BAND)
+    wide = maps(op, x.astype(jnp.float32), w.astype(jnp.float32), "reference")
+    assert worst(maps(op, x, w, "tpu"), wide) < (2e-6 if dtype == jnp.float32 else 2**-7)
+
+
+def covered(batch, side, channels, kernel, dtype=jnp.bfloat16, **options):
+    x, w = jax.ShapeDtypeStruct((batch, side, side, channels), dtype), jax.ShapeDtypeStruct((kernel, kernel, 1, channels), dtype)
+    return tpu.covers(x, w, geometry(x, w, options.get("strides", 1), "SAME", options.get("dilation", 1), channels))
+
+
+def test_what_has_no_full_lanes_of_examples_is_left_to_the_compiler():
+    assert all(covered(128, side, channels, 7) for side, channels in ((56, 96), (28, 192), (14, 384), (7, 768)))
+    assert covered(256, 56, 144, 3, strides=2) and covered(128, 14, 384, 3, dilation=2)
+    assert not covered(64, 14, 384, 7) and not covered(128, 14, 384, 7, dtype=jnp.float16) and not covered(128, 14, 8, 7)
+    assert not covered(128, 160, 32, 3)
+
+
+def test_a_batch_cut_along_the_context_mesh_stays_where_it_is_and_agrees():
+    mesh = Mesh(np.asarray(jax.devices()[:2]), ("data",), axis_types=(AxisType.Auto,))
+    split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    x, w = normal(0, 256, 3, 4, 8), normal(1, 3, 3, 1, 8)
+    loss = lambda implementation, w, x: jnp.square(jnp.tanh(depthwise_conv(x, w, implementation=implementation))).sum()
+    with jax.set_mesh(mesh):
+        grad = jax.jit(jax.grad(functools.partial(loss, "tpu"), (0, 1)), in_shardings=(whole, split), out_shardings=(whole, split))
+        ours = grad(w, x)
+        text = grad.lower(w, x).compile().as_text()
+    for a, b in zip(ours, jax.grad(functools.partial(loss, "reference"), (0, 1))(w, x)):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
+    assert set(re.findall(r" (all-gather|all-to-all|all-reduce|collective-permute)(?:-start)?\(", text)) == {"all-reduce"}
+
+
+@pytest.mark.aot
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("chips", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_it_compiles_for_a_slice_without_moving_the_batch(monkeypatch, chips):
+    for name, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}.items():
+        monkeypatch.setitem(os.environ, name, value)
+    devices = topologies.get_topology_desc(chips, "tpu").devices
+    mesh = Mesh(np.asarray(devices).reshape(-1), ("data",), axis_types=(AxisType.Auto,))
+    split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    x = jax.ShapeDtypeStruct((128 * len(devices), 14, 14, 384), jnp.bfloat16)
+    w = jax.ShapeDtypeStruct((7, 7, 1, 384), jnp.bfloat16)
+
+    def gradients(w, x):
+        one = lambda w, x: jnp.square(depthwise_conv(x, w).astype(jnp.float32)).sum()
+        # Mapped over groups of examples as well, as gradients of many groups are.
+        mapped = jax.vmap(jax.grad(one), (None, 0))(w, x.reshape(len(devices), 128, *x.shape[1:]))
+        return jax.grad(one, (0, 1))(w, x), mapped.sum(0)
+
+    with jax.set_mesh(mesh.abstract_mesh):
+        jitted = jax.jit(gradients, in_shardings=(whole, split), out_shardings=((whole, split), whole))
+        text = jitted.trace(w, x).lower(lowering_platforms=("tpu",)).compile().as_text()
+    assert text.count("tpu_custom_call") >= 3
+    assert not re.findall(r" (all-gather|all-to-all)(?:-start)?\(", text)
