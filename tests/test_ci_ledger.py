@@ -169,7 +169,7 @@ case "$name $*" in
 esac
 """
 TOOLS = ("bash", "basename", "cat", "chmod", "cp", "date", "dirname", "grep", "id", "mkdir", "mktemp", "rm", "tee", "timeout", "touch")
-COMMAND = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest"
+COMMAND = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest -n 2 --dist loadfile"
 
 
 def ci_run(folder, *arguments, own_environment=False, **environment):
@@ -207,7 +207,7 @@ def test_ci_runs_the_readme_command_in_a_fresh_environment_and_ends_with_the_clo
         "ruff check .",
         "lint-imports ",
         *calls[:2],
-        "pytest ",
+        "pytest -n 2 --dist loadfile",
         "pip install -q -e .[test,preflight]",
         "python .ci/ledger.py",
     ]
