@@ -22,6 +22,7 @@ from jaxvision.errors import ConfigError, nearest
 from jaxvision.kernels.cases import Case
 from jaxvision.train.preflight import hlo, price
 from jaxvision.train.preflight.chips import CHIPS, Chip
+from jaxvision.train.preflight.kernels import kernel_cycles
 from jaxvision.train.preflight.topology import Topology, open_topology
 
 BATCH = {"cpu": 4}  # of other platforms
@@ -185,7 +186,8 @@ def predict(reference: Callable, ours: Callable, arguments: Sequence[jax.ShapeDt
     same = _text(lowered[0]) == _text(lowered[1])
     found, remark = [], ""
     for program in lowered[:1] if same else lowered:
-        priced = price.price(hlo.parse(program.compile().as_text()), target.chip)
+        module = hlo.parse(program.compile().as_text())
+        priced = price.price(module, target.chip, kernel_cycles(module, target.name, None))
         sums = price.total(priced, target.chip)
         found.append(sums.seconds * target.chip.clock)
         if sums.unpriced_share > price.UNPRICED_LIMIT:

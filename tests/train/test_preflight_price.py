@@ -38,12 +38,14 @@ def test_estimated_ops_take_their_cycles_over_the_clock(priced):
     assert (priced["mixed"].seconds, priced["mixed"].flops) == (2e-3, 2 * 1024**3)
 
 
-def test_kernel_is_priced_by_its_bytes_or_its_declared_operations_whichever_take_longer(priced):
+def test_kernel_is_priced_by_its_bytes_its_declared_operations_or_its_bundles_whichever_take_longest(priced):
     assert priced["kernel"].how == "hand"
     assert priced["kernel"].seconds == pytest.approx(2 * MATRIX / V5E.bandwidth)
     declared = TEXT.replace('target="tpu_custom_call"', 'target="tpu_custom_call", backend_config={"cost_estimate":{"flops":"197000000000"}}')
     again = {each.op.name: each for each in price.price(hlo.parse(declared), V5E)}
     assert again["kernel"].seconds == pytest.approx(1e-3)
+    bundles = {each.op.name: each for each in price.price(hlo.parse(TEXT), V5E, {"kernel": 4.5e6})}
+    assert bundles["kernel"].seconds == pytest.approx(3e-3)
 
 
 def test_gather_takes_cycles_a_slice(priced):
@@ -84,8 +86,12 @@ def test_step_takes_at_least_its_bytes_over_the_memorys_rate():
     assert bound.seconds == pytest.approx(bound.bytes / V5E.bandwidth)
 
 
-def test_loop_of_unknown_length_leaves_the_share_unquoted():
+def test_loop_of_unknown_length_counts_once_and_is_listed_without_a_price():
     loop = TEXT.replace("  ROOT %odd", "  %again = f32[1024,1024]{1,0:T(8,128)} while(%x), condition=%until, body=%once\n  ROOT %odd") + (
-        "\n%until (p: f32[]) -> pred[] {\n  ROOT %p = pred[] parameter(0)\n}\n\n%once (q: f32[]) -> f32[] {\n  ROOT %q = f32[] parameter(0)\n}\n"
+        "\n%until (p: f32[1024,1024]) -> pred[] {\n  ROOT %p = pred[] parameter(0)\n}\n"
+        "\n%once (q: f32[1024,1024]) -> f32[1024,1024] {\n  %q = f32[1024,1024]{1,0:T(8,128)} parameter(0)\n"
+        "  ROOT %r = f32[1024,1024]{1,0:T(8,128)} negate(%q)\n}\n"
     )
-    assert price.total(price.price(hlo.parse(loop), V5E), V5E).unpriced_share == 1.0
+    priced = {each.op.name: each for each in price.price(hlo.parse(loop), V5E)}
+    assert (priced["again"].how, priced["again"].bytes, priced["again"].seconds) == ("none", 2 * MATRIX, 0.0)
+    assert priced["r"].seconds == pytest.approx(2 * MATRIX / V5E.bandwidth)

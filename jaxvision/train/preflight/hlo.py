@@ -119,16 +119,19 @@ def parse(text: str) -> Module:
     return Module(computations, entry)
 
 
-def executed(module: Module) -> Iterator[tuple[Op, int]]:
-    """(op, how often a run executes it): the entry, bodies of loops times their trips, called computations; of a conditional the dearest branch."""
-    yield from _executed(module, module.entry, 1)
+def executed(module: Module, computation: str | None = None) -> Iterator[tuple[Op, int]]:
+    """(op, how often a run executes it): the entry, bodies of loops times their trips, called computations; of a conditional the dearest branch.
+
+    A loop of unknown length counts once. `computation`: start there instead of at the entry.
+    """
+    yield from _executed(module, computation or module.entry, 1)
 
 
 def trips(module: Module, loop: Op) -> int | None:
     """How often a `while` runs: what the compiler noted, or the largest constant that its condition compares with; None where neither is there."""
     if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(noted.group(1))
-    condition = module.computations[_called(loop, "condition")]
+    condition = module.computations[called(loop, "condition")]
     bounds = [int(found.group(1)) for op in with_fused(module, condition.values()) if (found := re.match(r"s32 (\d+)$", _constant(op)))]
     return max(bounds, default=None)
 
@@ -283,7 +286,8 @@ def _calls(attributes: str) -> tuple[str, ...]:
     return (*single, *(_NAME.findall(branches.group(1)) if branches else ()))
 
 
-def _called(op: Op, role: str) -> str:
+def called(op: Op, role: str) -> str:
+    """Name of the computation that an op calls as its "body", "condition", …"""
     return re.search(rf"(?<![\w.]){role}=%?([\w.\-<>]+)", op.attributes).group(1)
 
 
@@ -350,12 +354,12 @@ def _executed(module: Module, name: str, times: int) -> Iterator[tuple[Op, int]]
     for op in module.computations[name].values():
         yield op, times
         if op.opcode == "while":
-            yield from _executed(module, _called(op, "body"), times * (trips(module, op) or 1))
+            yield from _executed(module, called(op, "body"), times * (trips(module, op) or 1))
         elif op.opcode == "conditional":
             yield from _executed(module, max(op.calls, key=lambda branch: cycles(module, branch)), times)
         elif op.opcode in ("call", "async-start"):
-            for called in op.calls:
-                yield from _executed(module, called, times)
+            for each in op.calls:
+                yield from _executed(module, each, times)
 
 
 def _home(module: Module, op: Op) -> Mapping[str, Op]:

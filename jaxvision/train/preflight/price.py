@@ -1,11 +1,12 @@
 """What a compiled program would take on a chip: the compiler's own estimates, and a price by hand for what it gives none.
 
     estimated by the compiler                cycles over the clock, a loop's body times its trips
-    kernels written by hand                  the larger of bytes over the memory's rate and declared operations over the peak
+    kernels written by hand                  the larger of bytes over the memory's rate, declared operations over the peak, and bundles (kernels.py)
     gathers, scatters, sorts                 the larger of bytes over the memory's rate and cycles an element, below
     other ops without an estimate            bytes over the memory's rate, operations over the peak, whichever is longer
     collectives                              bytes that a chip of a ring sends over half of its links' rate; no overlap is assumed
     copies that run beside other work        nothing of their own; a step takes at least all its bytes over the memory's rate
+    loops that end by what they compute      one trip; listed as without a price, with the bytes of that one
     calls of code that nothing is known of   no price; they are listed, and a share of the peak is only quoted while they move little
 
 A prediction is the compiler's and this file's, not a measurement. On GPUs the compiler estimates nothing, so it is the roofline: a lower bound.
@@ -14,6 +15,7 @@ A prediction is the compiler's and this file's, not a measurement. On GPUs the c
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 
 from jaxvision.train.preflight import hlo
 from jaxvision.train.preflight.chips import Chip
@@ -23,6 +25,7 @@ UNPRICED_LIMIT = 0.05
 # Calls that only name or reserve memory.
 FREE_CALLS = (
     "AllocateBuffer",
+    "ConcatBitcast",
     "GatherScatterIndicesBitpacked",
     "Sharding",
     "SPMDFullToShardShape",
@@ -59,23 +62,31 @@ class Priced:
         return self.op.layer.split("/")[0] == "prepare"
 
 
-def price(module: hlo.Module, chip: Chip) -> list[Priced]:
-    """Every op that takes time or moves bytes, in the order of the program."""
+def price(module: hlo.Module, chip: Chip, kernel_cycles: Mapping[str, float] | None = None) -> list[Priced]:
+    """Every op that takes time or moves bytes, in the order of the program. kernel_cycles: {op name: cycles of one call} of hand-written kernels."""
+    known = kernel_cycles or {}
     found = []
     for op, times in hlo.executed(module):
         how = _how(module, op)
         if how is None:
             continue
-        moved, flops = hlo.bytes_moved(module, op), hlo.flops(module, op)
+        moved, flops = _bytes(module, op), hlo.flops(module, op)
         seconds = {
             "compiler": lambda: op.cycles / chip.clock,
-            "hand": lambda: max(moved / chip.bandwidth, flops / chip.flops, _cycles(module, op, chip) / chip.clock),
+            "hand": lambda: max(moved / chip.bandwidth, flops / chip.flops, known.get(op.name, _cycles(module, op, chip)) / chip.clock),
             "link": lambda: sum(_ring(each) / chip.link for each in hlo.collectives_of(module, op)),
             "beside": lambda: 0.0,
             "none": lambda: 0.0,
         }[how]()
         found.append(Priced(op, times, times * seconds, how, times * moved, times * flops))
     return found
+
+
+def _bytes(module: hlo.Module, op: hlo.Op) -> float:
+    """What an op moves; of a loop of unknown length, what its body moves in one trip, which its ops are counted for beside."""
+    if op.opcode != "while":
+        return hlo.bytes_moved(module, op)
+    return sum(times * hlo.bytes_moved(module, each) for each, times in hlo.executed(module, hlo.called(op, "body")))
 
 
 def _how(module: hlo.Module, op: hlo.Op) -> str | None:
@@ -156,10 +167,8 @@ class Sum:
 
 def total(priced: list[Priced], chip: Chip) -> Sum:
     by = {how: sum(each.seconds for each in priced if each.how == how) for how in ("compiler", "hand", "link")}
-    seconds, moved = sum(by.values()), sum(each.bytes for each in priced)
+    seconds, moved = sum(by.values()), sum(each.bytes for each in priced if each.op.opcode != "while")
     of = lambda field, wanted: sum(getattr(each, field) for each in priced if each.augmentation == wanted)
     floor = moved / chip.bandwidth
-    # A loop of unknown length has no bytes of its own: what it repeats is not known either.
-    unknown = any(each.op.opcode == "while" for each in priced)
-    unpriced = 1.0 if unknown else sum(each.bytes for each in priced if each.how == "none") / max(moved, 1.0)
+    unpriced = sum(each.bytes for each in priced if each.how == "none") / max(moved, 1.0)
     return Sum(max(seconds, floor), of("seconds", True), by, of("flops", False), of("flops", True), moved, unpriced, memory_bound=floor > seconds)

@@ -23,13 +23,14 @@ from jaxvision.tasks.base import count
 from jaxvision.train.config import plain
 from jaxvision.train.mesh import batch_shards
 from jaxvision.train.preflight import hlo, price
+from jaxvision.train.preflight.kernels import kernel_cycles
 from jaxvision.train.preflight.topology import Topology
 from jaxvision.train.setup import Executables, Setup, in_phase, set_up
 from jaxvision.train.stages import stage_configs
 from jaxvision.train.writers import replace_file
 
 # Part of a kept result's name: what is read from a program, and how, changed.
-FORMAT = 1
+FORMAT = 2
 AT_ONCE = 2
 COSTLIEST = 10
 
@@ -203,7 +204,8 @@ def _figures(lowered: Any, name: str, topology: Topology, cache: pathlib.Path | 
             raise
     else:
         spent = time.monotonic() - began
-        found = figures(compiled.as_text(), _memory(compiled), topology)
+        module = hlo.parse(compiled.as_text())
+        found = figures(module, _memory(compiled), topology, kernel_cycles(module, topology.name, cache))
     found["compile_seconds"] = round(spent if found["compiled"] else time.monotonic() - began, 1)
     report(f"  {name}: compiled in {found['compile_seconds']:.0f} s" if found["compiled"] else f"  {name}: does not fit")
     if path is not None:
@@ -240,10 +242,13 @@ def too_large(message: str, memory: float) -> dict[str, Any] | None:
     }
 
 
-def figures(text: str, memory: Mapping[str, int], topology: Topology) -> dict[str, Any]:
-    """What a page says of one program, as JSON: memory of a chip, predicted time and shares, collectives, the costliest ops."""
-    module, chip = hlo.parse(text), topology.chip
-    priced = price.price(module, chip)
+def figures(module: hlo.Module, memory: Mapping[str, int], topology: Topology, cycles: Mapping[str, float]) -> dict[str, Any]:
+    """What a page says of one program, as JSON: memory of a chip, predicted time and shares, collectives, the costliest ops.
+
+    cycles: {op name: cycles of one call} of hand-written kernels.
+    """
+    chip = topology.chip
+    priced = price.price(module, chip, cycles)
     sums = price.total(priced, chip)
     total = sum(memory.values())
     collectives: dict[str, dict[str, float]] = {}
