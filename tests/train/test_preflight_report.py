@@ -45,6 +45,7 @@ STAGE = {
     "mesh": {"data": 4, "fsdp": 1, "tensor": 1},
     "accumulate": 1,
     "remat": False,
+    "upper_bound": False,
 }
 
 
@@ -115,3 +116,19 @@ def test_refusal_of_the_compiler_is_read():
     assert not refused["fits"] and refused["predicted_training_hours"] is None
     assert "DOES NOT FIT" in page(refused)
     assert too_large("INTERNAL: Mosaic failed to compile", V5E.memory) is None
+
+
+def test_stage_after_one_that_cuts_the_network_is_an_upper_bound():
+    after = {**STAGE, "stage": "finetune", "upper_bound": True}
+    of_both = [*rows(), *({**each, "stage": "finetune"} for each in rows())]
+    summary = summarize([STAGE, after], of_both, "v5e:2x2", V5E, 4)
+    assert summary["upper_bound"] and "upper bound" in page(summary)
+    assert not of()["upper_bound"]
+    # Hours are those of both stages.
+    assert summary["predicted_training_hours"] == pytest.approx(2 * of()["predicted_training_hours"])
+
+
+def test_chip_without_estimates_and_kernels_without_declared_operations_are_noted():
+    gpu = page(summarize([STAGE], rows(), "h100:8", CHIPS["h100"], 8))
+    assert "a lower bound" in gpu and "a lower bound" not in page(of())
+    assert "operations inside 24 calls of kernels" in page(of(undeclared_kernels=24))

@@ -130,7 +130,7 @@ def programs(stage: str, setup: Setup) -> Iterator[Program]:
 
 def outline(found: Mapping[str, Setup]) -> list[dict[str, Any]]:
     """What the report needs of each stage beside its programs, as plain values."""
-    stages = []
+    stages, cut = [], False
     for name, setup in found.items():
         config, first = setup.config, {}
         for number, phase in enumerate(setup.plan):
@@ -153,8 +153,11 @@ def outline(found: Mapping[str, Setup]) -> list[dict[str, Any]]:
                 "mesh": dict(setup.mesh.shape),
                 "accumulate": config.optim.accumulate,
                 "remat": getattr(setup.task.model, "remat", None),
+                # An earlier stage is going to cut the network, by how much is not known before.
+                "upper_bound": cut,
             }
         )
+        cut = cut or setup.task.changes_architecture
     return stages
 
 
@@ -275,6 +278,7 @@ def figures(module: hlo.Module, memory: Mapping[str, int], topology: Topology, c
         "share_of_peak": sums.share_of_peak(chip, augmentation=False),
         "share_of_peak_with_augmentation": sums.share_of_peak(chip, augmentation=True),
         "collectives": collectives,
+        "undeclared_kernels": sum(each.times for each in priced if each.op.opcode == "custom-call" and each.how == "hand" and not each.flops),
         "costliest": [_row(each) for each in sorted(priced, key=lambda each: -each.seconds)[:COSTLIEST]],
         "by_hand": [_row(each) for each in by_hand[:COSTLIEST]],
         "unpriced": [_row(each) for each in unpriced[:COSTLIEST]],

@@ -42,7 +42,7 @@ def summarize(
         "parameters": last["parameters"],
         "fits": not misfits,
         "misfit": "; ".join(misfit(row, _stage(stages, row["stage"])) for row in misfits),
-        "upper_bound": any(row.get("upper_bound") for row in rows),
+        "upper_bound": any(stage["upper_bound"] for stage in stages),
         "predicted_step_seconds": seconds,
         "predicted_augmentation_seconds": train.get("augmentation_seconds"),
         "share_of_peak": train.get("share_of_peak"),
@@ -56,7 +56,7 @@ def summarize(
         "total_bytes": train["total_bytes"],
         "memory_bytes": train["memory_bytes"],
         "collectives": train.get("collectives", {}),
-        "notes": [*notes, *_remarks(rows, train)],
+        "notes": [*notes, *_remarks(stages, rows, train, chip.platform)],
         "stages": list(stages),
         "programs": list(rows),
     }
@@ -106,7 +106,7 @@ def advice(row: Mapping[str, Any], stage: Mapping[str, Any]) -> list[str]:
     return found or ["more chips, or chips with more memory"]
 
 
-def _remarks(rows: Sequence[Mapping[str, Any]], train: Mapping[str, Any]) -> list[str]:
+def _remarks(stages: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], train: Mapping[str, Any], platform: str) -> list[str]:
     found = []
     if (share := train.get("unpriced_share", 0.0)) > UNPRICED_LIMIT:
         found.append(f"ops without any price move {share:.0%} of the train step's bytes, so no share of the peak is quoted")
@@ -114,8 +114,12 @@ def _remarks(rows: Sequence[Mapping[str, Any]], train: Mapping[str, Any]) -> lis
         found.append("the train step's time is that of its bytes: more than the ops' own prices add up to")
     slow = [row for row in rows if row.get("compile_seconds", 0) > LONGEST_COMPILE]
     found += [f"{row['name']} took {row['compile_seconds'] / 60:.1f} min to compile" for row in slow]
-    if any(row.get("upper_bound") for row in rows):
+    if any(stage["upper_bound"] for stage in stages):
         found.append("upper bound: a stage is compiled at the size that an earlier one is going to cut")
+    if platform != "tpu" and "seconds" in train:
+        found.append("the compiler estimates no times for this chip: every op is priced by its bytes and operations, a lower bound")
+    if train.get("undeclared_kernels"):
+        found.append(f"operations inside {train['undeclared_kernels']} calls of kernels that declare none are not counted in the share of the peak")
     return found
 
 
