@@ -16,7 +16,7 @@ EPILOG = """modes:
   eval     print the metrics of a checkpoint on the test split
   predict  write predictions for --input (class probabilities as CSV, pictures as PNG, boxes as JSON)
   export   write the network as a StableHLO program with its weights and class names, load it back and compare
-  preflight  compile every program of a run for --topology and say whether it fits, what it would take, and where the time goes (preflight.json)
+  preflight compile every program of a run for --topology, and say whether it fits, how long it takes and where (preflight.json)
   bench    time the ops of jaxvision/kernels on this device, or with --topology predict them for another
   analyse  measure a classifier: sharpness, active hidden units, accuracy under corruptions (analysis.json, analysis.png)
 

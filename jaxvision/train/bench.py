@@ -23,6 +23,7 @@ from jaxvision.kernels.cases import Case
 from jaxvision.train.preflight import hlo, price
 from jaxvision.train.preflight.chips import CHIPS, Chip
 from jaxvision.train.preflight.kernels import kernel_cycles
+from jaxvision.train.preflight.mode import cache_folder
 from jaxvision.train.preflight.topology import Topology, open_topology
 
 BATCH = {"cpu": 4}  # of other platforms
@@ -84,7 +85,7 @@ def bench(config: Any, *, topology: str | None = None, report: Callable[[str], N
                 reference, ours = build("reference"), build(None)
                 moved, flops = needs(case, what, arguments, batch)
                 if target:
-                    first, second, same, remark = predict(reference, ours, arguments, target)
+                    first, second, same, remark = predict(reference, ours, arguments, target, cache_folder(config))
                 else:
                     first, second, same, remark = *measure(reference, ours, arguments, config.bench.rounds), ""
                 floor = None if peak is None else max(flops / peak.flops, moved / peak.bandwidth) * (peak.clock if target else 1.0)
@@ -187,7 +188,7 @@ def predict(reference: Callable, ours: Callable, arguments: Sequence[jax.ShapeDt
     found, remark = [], ""
     for program in lowered[:1] if same else lowered:
         module = hlo.parse(program.compile().as_text())
-        priced = price.price(module, target.chip, kernel_cycles(module, target.name, None))
+        priced = price.price(module, target.chip, kernel_cycles(module, target.name, cache))
         sums = price.total(priced, target.chip)
         found.append(sums.seconds * target.chip.clock)
         if sums.unpriced_share > price.UNPRICED_LIMIT:

@@ -31,7 +31,7 @@ def preflight(config: Any, topology: str, workdir: str | pathlib.Path | None = N
     began = time.monotonic()
     target = open_topology(topology)
     folder = prepare_workdir(workdir) if workdir is not None else None
-    cache = pathlib.Path(config.compilation_cache).expanduser() / "preflight" if config.compilation_cache else None
+    cache = cache_folder(config)
     notes: list[str] = []
     with _without_jax_cache():
         found = setups(with_changes(config, {"compilation_cache": ""}), target, notes)
@@ -46,6 +46,11 @@ def preflight(config: Any, topology: str, workdir: str | pathlib.Path | None = N
     if not summary["fits"]:
         raise DoesNotFitError(f"the run does not fit {topology}: {summary['misfit']}")
     return summary
+
+
+def cache_folder(config: Any) -> pathlib.Path | None:
+    """Where figures are kept: beside the run's executables; None where it keeps none."""
+    return pathlib.Path(config.compilation_cache).expanduser() / "preflight" if config.compilation_cache else None
 
 
 @contextlib.contextmanager
