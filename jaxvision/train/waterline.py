@@ -1,0 +1,267 @@
+"""Where a network's time goes, layer by layer: waterlines, efficiency gaps, and plans of fused blocks (Lavin 2024, arXiv 2404.03617).
+
+A layer that does less arithmetic for a byte than the chip can, in the time that the byte takes, waits for memory. The waterline is that intensity,
+peak over memory rate: layers are bars, as wide as their share of the operations and as high as the rate that their intensity allows, and what a whole
+network can attain is the harmonic mean of these heights. The bars come from the compiled program, so they are those of the kernels that would run,
+fused as the compiler fuses them; beside the attainable rate stands the predicted one, and the gap between the two is the kernels' own.
+
+    python -m jaxvision.train.waterline --model=convnext_tiny --topology=v5e:1x1 --batch=128 --out=runs/waterline
+
+writes waterline.png and waterline.txt. The reading of bars in detail is ours: the paper shows the idea on its own models and kernels.
+"""
+
+import argparse
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+
+from jaxvision.errors import ConfigError
+from jaxvision.models.registry import create_model
+from jaxvision.train.figures import _save
+from jaxvision.train.preflight import hlo, price
+from jaxvision.train.preflight.chips import Chip
+from jaxvision.train.preflight.kernels import kernel_cycles
+from jaxvision.train.preflight.topology import open_topology
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A layer, or whatever runs as one: operations (two a multiply-add), bytes to and from the main memory, seconds predicted for it."""
+
+    name: str
+    flops: float
+    bytes: float
+    seconds: float = 0.0
+
+    @property
+    def intensity(self) -> float:
+        """Operations a byte."""
+        return self.flops / self.bytes if self.bytes else math.inf
+
+    def attainable(self, chip: Chip) -> float:
+        """Operations a second that the intensity allows: the roofline."""
+        return min(chip.flops, self.intensity * chip.bandwidth)
+
+    def least_seconds(self, chip: Chip) -> float:
+        return max(self.flops / chip.flops, self.bytes / chip.bandwidth)
+
+
+def waterline(chip: Chip) -> float:
+    """Operations a byte above which a layer can reach the peak."""
+    return chip.flops / chip.bandwidth
+
+
+def attainable(bars: Iterable[Bar], chip: Chip) -> float:
+    """Operations a second of layers one after another, each at the rate that its intensity allows; those without operations count by their bytes."""
+    bars = tuple(bars)
+    return sum(bar.flops for bar in bars) / sum(bar.least_seconds(chip) for bar in bars)
+
+
+def bars(module: hlo.Module, chip: Chip, kernels: dict[str, float] | None = None, depth: int = 2) -> list[Bar]:
+    """One bar a layer of a compiled program, in its order: ops are grouped by the first `depth` parts of their path of modules below the network."""
+    found: dict[str, Bar] = {}
+    for priced in price.price(module, chip, kernels):
+        name = "/".join(priced.op.layer.split("/")[1 : depth + 1]) or "(no layer)"
+        old = found.get(name, Bar(name, 0.0, 0.0))
+        found[name] = Bar(name, old.flops + priced.flops, old.bytes + priced.bytes, old.seconds + priced.seconds)
+    return list(found.values())
+
+
+def merged(name: str, parts: Iterable[Bar]) -> Bar:
+    """Layers as one, their traffic added up."""
+    parts = tuple(parts)
+    return Bar(name, sum(bar.flops for bar in parts), sum(bar.bytes for bar in parts), sum(bar.seconds for bar in parts))
+
+
+def table(bars: Sequence[Bar], chip: Chip) -> str:
+    """A line a bar: its share of operations and of predicted time, operations a byte, attainable and predicted rate as shares of the peak."""
+    whole = merged("whole", bars)
+    lines = [f"{'layer':40} {'GFLOP':>9} {'MB':>9} {'FLOP/B':>8} {'attainable':>10} {'predicted':>9} {'time':>6}"]
+    for bar in (*bars, whole):
+        reachable = (attainable(bars, chip) if bar is whole else bar.attainable(chip)) / chip.flops
+        reached = bar.flops / bar.seconds / chip.flops if bar.seconds else 0.0
+        time = bar.seconds / whole.seconds if whole.seconds else 0.0
+        lines.append(
+            f"{bar.name[-40:]:40} {bar.flops / 1e9:9.2f} {bar.bytes / 1e6:9.2f} {bar.intensity:8.1f} {reachable:10.1%} {reached:9.1%} {time:6.1%}"
+        )
+    lines.append(f"waterline: {waterline(chip):.0f} FLOP/B ({chip.name}); predicted, not measured")
+    return "\n".join(lines)
+
+
+def draw(bars: Sequence[Bar], chip: Chip, path: str | os.PathLike) -> pathlib.Path:
+    """The waterline plot: width, share of operations; height, attainable rate, and the predicted one as a line across."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    total, left = sum(bar.flops for bar in bars), 0.0
+    for bar in bars:
+        width, height = bar.flops / total, bar.attainable(chip) / chip.flops
+        bound = bar.intensity < waterline(chip)
+        axes.bar(left, height, width, align="edge", color="#d1651f" if bound else "#3572b0", edgecolor="white", linewidth=0.5)
+        if bar.seconds:
+            rate = bar.flops / bar.seconds / chip.flops
+            axes.plot((left, left + width), (rate, rate), color="black", linewidth=1)
+        if width > 0.04:
+            axes.text(left + width / 2, 0.02, bar.name, rotation=90, ha="center", va="bottom", fontsize=6, color="white")
+        left += width
+    mean = attainable(bars, chip) / chip.flops
+    axes.axhline(mean, color="#3d8f53", linewidth=1)
+    axes.text(1.0, mean, f" attainable {mean:.0%}", va="center", fontsize=8, color="#3d8f53")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of operations", ylabel="share of peak")
+    axes.set_title(f"{chip.name}: bars attainable (orange: bound by memory), black predicted", fontsize=9)
+    return _save(figure, path)
+
+
+def draw_gaps(networks: Sequence[tuple[str, float, float, float]], path: str | os.PathLike) -> pathlib.Path:
+    """The efficiency-gap plot of (name, accuracy, ideal seconds, actual seconds): a segment from operations over peak to the time it takes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for name, accuracy, ideal, actual in networks:
+        axes.plot((ideal, actual), (accuracy, accuracy), marker="|", color="#3572b0")
+        axes.annotate(f"{name} ({ideal / actual:.0%})", (actual, accuracy), textcoords="offset points", xytext=(6, -3), fontsize=8)
+    axes.set(xscale="log", xlabel="seconds: operations at peak, and taken", ylabel="accuracy")
+    axes.margins(x=0.25, y=0.15)
+    return _save(figure, path)
+
+
+def of_model(name: str, topology: str, batch: int, image_size: tuple[int, int] | None = None, dtype=jnp.bfloat16, depth: int = 2):
+    """(bars, chip) of a model's inference over `batch` images, compiled ahead for one chip of `topology`. Raises ConfigError as `open_topology`."""
+    opened = open_topology(topology)
+    if len(opened.devices) < 1:
+        raise ConfigError(f"--topology={topology} has no device")
+    model = create_model(name, dtype=dtype, **({"image_size": image_size} if image_size else {}))
+    image = jax.ShapeDtypeStruct((batch, *model.image_size, 3), dtype)
+    variables = jax.eval_shape(lambda key, image: model.init(key, image[:1]), jax.random.key(0), image)
+    on = SingleDeviceSharding(opened.devices[0])
+    forward = jax.jit(lambda variables, image: model.apply(variables, image), in_shardings=on, out_shardings=on)
+    compiled = forward.trace(variables, image).lower(lowering_platforms=(opened.chip.platform,)).compile()
+    module = hlo.parse(compiled.as_text())
+    return bars(module, opened.chip, kernel_cycles(module, topology, None), depth), opened.chip
+
+
+# --- plans of fused blocks ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A residual block on maps of `height` x `width`: "convfirst", "mbconv" or "convnext", with the arithmetic that it does.
+
+    Attributes:
+      group_width: input channels that an output of the convolution reads (1: depthwise).
+    """
+
+    kind: str
+    height: int
+    width: int
+    channels: int
+    expansion: int = 4
+    kernel: int = 3
+    group_width: int = 8
+
+    @property
+    def inner(self) -> int:
+        return self.channels * self.expansion
+
+    def layers(self, batch: int, item: int = 2) -> list[Bar]:
+        """Each layer by itself: its input, output and weights pass through memory. Sums and norms are folded in."""
+        pixels = batch * self.height * self.width
+        spatial = self.inner if self.kind == "mbconv" else self.channels
+        window = self.kernel**2 * self.group_width
+        conv = Bar("conv", 2.0 * pixels * spatial * window, float(item * (2 * pixels * spatial + spatial * window)))
+        wide = 2.0 * pixels * self.channels * self.inner
+        moved = float(item * (pixels * (self.channels + self.inner) + self.channels * self.inner))
+        expand, project = Bar("expand", wide, moved), Bar("project", wide, moved)
+        return [expand, conv, project] if self.kind == "mbconv" else [conv, expand, project]
+
+    def fused(self, batch: int, item: int = 2) -> Bar:
+        """All layers in one kernel: input, output and weights pass through memory once."""
+        pixels = batch * self.height * self.width
+        spatial = self.inner if self.kind == "mbconv" else self.channels
+        weights = 2 * self.channels * self.inner + spatial * self.kernel**2 * self.group_width
+        return Bar(self.kind, sum(bar.flops for bar in self.layers(batch)), float(item * (2 * pixels * self.channels + weights)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a tensor machine runs a block: tiles of `rows` x `columns` output pixels, the inner width `slice_width` channels at a time.
+
+    Attributes:
+      workspace: bytes on chip beside the weights of a slice: input tile with its border, and float32 sums.
+      flops: operations, those on borders that two tiles compute both included; bytes: moved, borders read twice included.
+    """
+
+    rows: int
+    columns: int
+    slice_width: int
+    workspace: int
+    flops: float
+    bytes: float
+
+    def seconds(self, chip: Chip) -> float:
+        return max(self.flops / chip.flops, self.bytes / chip.bandwidth)
+
+
+def plan(block: Block, chip: Chip, local: int, batch: int, item: int = 2, slice_width: int = 128) -> Plan:
+    """The fastest plan whose workspace and weights fit `local` bytes. Raises ConfigError where no tile fits.
+
+    ConvFirst and ConvNeXt convolve the narrow input, of which alone a border is needed, and keep one slice of the wide map. In MBConv the border is
+    the wide map's: a slice of it is expanded on the border too, and there is one more map of that width.
+    """
+    slice_width, best = min(slice_width, block.inner), None
+    border = block.kernel - 1
+    window = block.kernel**2 * block.group_width
+    for rows in range(1, block.height + 1):
+        for columns in {block.width, *(block.width // n for n in (2, 4, 8) if block.width // n)}:
+            outer, pixels = (rows + border) * (columns + border), rows * columns
+            tiles = batch * math.ceil(block.height / rows) * math.ceil(block.width / columns)
+            narrow, wide = block.channels, slice_width
+            if block.kind == "mbconv":
+                held = item * outer * (narrow + wide) + 4 * pixels * narrow + item * pixels * wide
+                weights = item * wide * (2 * narrow + window)
+                flops = 2.0 * tiles * block.inner * (outer * narrow + pixels * (window + narrow))
+            else:
+                held = item * (outer * narrow + pixels * (narrow + wide)) + 4 * pixels * narrow
+                weights = item * (2 * wide * narrow + narrow * window)
+                flops = 2.0 * tiles * pixels * narrow * (window + 2 * block.inner)
+            if held + weights > local:
+                continue
+            spatial = block.inner if block.kind == "mbconv" else narrow
+            all_weights = item * (2 * narrow * block.inner + spatial * window)
+            # Weights that do not fit whole are read again for each tile.
+            read = all_weights * (1 if held + all_weights <= local else tiles)
+            found = Plan(rows, columns, slice_width, held, flops, float(item * tiles * narrow * (outer + pixels) + read))
+            if best is None or (found.seconds(chip), found.workspace) < (best.seconds(chip), best.workspace):
+                best = found
+    if best is None:
+        raise ConfigError(f"no tile of a {block.kind} block of {block.channels} channels fits {local} bytes on chip")
+    return best
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m jaxvision.train.waterline", description="Waterline of a model's inference.")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--topology", default="v5e:1x1", help="v5e:1x1, v4:2x2x1, h100:1, …; one of its chips is compiled for")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--depth", type=int, default=2, help="parts of a layer's path that make a bar")
+    parser.add_argument("--out", default=".", help="folder for waterline.png and waterline.txt")
+    given = parser.parse_args(arguments)
+    found, chip = of_model(given.model, given.topology, given.batch, depth=given.depth)
+    folder = pathlib.Path(given.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = table(found, chip)
+    (folder / "waterline.txt").write_text(text + "\n")
+    draw([bar for bar in found if bar.flops], chip, folder / "waterline.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Waterlines: bars of a compiled program, rates that bytes allow, fused blocks and plans, and the claims on intensity of arXiv 2404.03617."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxvision.errors import ConfigError
+from jaxvision.train import waterline
+from jaxvision.train.preflight import hlo
+from jaxvision.train.preflight.chips import CHIPS
+
+CHIP = CHIPS["v5e"]
+
+
+def test_what_is_attainable_is_the_harmonic_mean_of_the_roofline():
+    bound = waterline.Bar("bound", CHIP.flops, CHIP.bandwidth * 3)
+    free = waterline.Bar("free", CHIP.flops, 1.0)
+    copy = waterline.Bar("copy", 0.0, CHIP.bandwidth)
+    assert waterline.waterline(CHIP) == pytest.approx(240.5, abs=0.1)
+    assert bound.attainable(CHIP) == pytest.approx(CHIP.flops / 3) and free.attainable(CHIP) == CHIP.flops
+    assert waterline.attainable((bound, free), CHIP) == pytest.approx(CHIP.flops * 2 / 4)
+    assert waterline.attainable((bound, free, copy), CHIP) == pytest.approx(CHIP.flops * 2 / 5)
+
+
+def test_bars_of_a_compiled_program_have_its_operations_and_its_layers(tmp_path):
+    from flax import linen as nn
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(8, name="second")(nn.relu(nn.Dense(32, name="first")(x)))
+
+    net, x = Net(), jnp.ones((64, 16))
+    variables = net.init(jax.random.key(0), x)
+    compiled = jax.jit(net.apply).lower(variables, x).compile()
+    bars = waterline.bars(hlo.parse(compiled.as_text()), CHIP)
+    flops = {bar.name: bar.flops for bar in bars if bar.flops}
+    assert flops == {"first": 2 * 64 * 16 * 32, "second": 2 * 64 * 32 * 8}
+    text = waterline.table(bars, CHIP)
+    assert "first" in text and f"{(64 * 16 * 32 + 64 * 32 * 8) * 2 / 1e9:.2f}" in text
+    picture = waterline.draw([bar for bar in bars if bar.flops], CHIP, tmp_path / "waterline.png")
+    gaps = waterline.draw_gaps([("net", 0.9, 1e-3, 4e-3)], tmp_path / "gaps.png")
+    assert picture.read_bytes()[:4] == gaps.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("channels, enough", [(64, 194), (512, 1389)])
+def test_fusing_a_convfirst_block_raises_its_intensity_above_three_where_pixels_outweigh_weights(channels, enough):
+    def gain(batch, side):
+        block = waterline.Block("convfirst", side, side, channels)
+        return block.fused(batch).intensity / waterline.merged("", block.layers(batch)).intensity
+
+    pixels, weights = 32 * 56 * 56, 9 * 8 + 8 * channels
+    assert gain(32, 56) == pytest.approx(((4 + 2 * 4) * pixels + weights) / (2 * pixels + weights))
+    assert gain(32, 56) > 5
+    # (72 + 8 C) / 3 pixels are where three is crossed.
+    assert gain(enough, 1) <= 3 < gain(enough + 1, 1)
+    assert 1 < gain(1, 7) < 2 if channels == 512 else gain(1, 7) < 3
+
+
+def test_a_fused_mbconv_needs_more_workspace_and_computes_borders_twice():
+    blocks = {kind: waterline.Block(kind, 28, 28, 128) for kind in ("convfirst", "mbconv")}
+    plans = {kind: waterline.plan(block, CHIP, 512 * 2**10, 32, slice_width=512) for kind, block in blocks.items()}
+    assert plans["convfirst"].flops == blocks["convfirst"].fused(32).flops
+    assert plans["mbconv"].flops > 1.05 * blocks["mbconv"].fused(32).flops
+    assert plans["mbconv"].workspace > 3 * plans["convfirst"].workspace
+
+
+def test_a_block_that_fits_nowhere_is_one_clear_line():
+    with pytest.raises(ConfigError, match=r"no tile of a mbconv block of 512 channels fits 1024 bytes"):
+        waterline.plan(waterline.Block("mbconv", 7, 7, 512), CHIP, 1024, 1)
