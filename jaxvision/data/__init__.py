@@ -4,8 +4,8 @@
     stream = TrainStream(source, batch_size=256, image=Decode((224, 224)), seed=config.seed, position=0)
     batch = next(stream)            # {"image": uint8 (B, H, W, C), "label": int32 (B,), "index": int32 (B,), "valid": bool (B,)}
 
-Sources: `digits`, `photos`, `shapes` and `fundus` need nothing; `idx`, `folder`, `fundus_folder`, `arrayrecord` read `data.path`; `tfds` reads `data.name`
-from `data.path`.
+Sources: `digits`, `photos`, `shapes` and `fundus` need nothing; `idx`, `folder`, `fundus_folder`, `arrayrecord` read `data.path`; `tfds` reads
+`data.name` from `data.path`.
 Importing this package loads neither grain nor tensorflow_datasets nor scikit-learn; a source loads what it needs when it is opened.
 """
 

@@ -76,6 +76,8 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _state_dict(content, path: pathlib.Path, section: str | None) -> dict[str, np.ndarray]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    if listed := _shadow(content, section):
+        return listed
     if section is not None and not isinstance(content.get(section), Mapping):
         raise CheckpointError(f"{path} has no section {section!r}; {nearest(section, [k for k in content if isinstance(content[k], Mapping)])}")
     if section is None and not any(isinstance(value, np.ndarray) for value in content.values()):
@@ -87,6 +89,15 @@ def _state_dict(content, path: pathlib.Path, section: str | None) -> dict[str, n
     if not arrays:
         raise CheckpointError(f"{path} holds no arrays" + (f" in {section!r}" if section else ""))
     return _unwrapped(arrays)
+
+
+def _shadow(content: Mapping, section: str | None) -> dict[str, np.ndarray]:
+    """Averaged weights that were saved as a list in the order of the parameters, as "shadow_params.0", …; {} where there are none."""
+    averages = content.get(section or "ema", content)
+    listed = averages.get("shadow_params") if isinstance(averages, Mapping) else None
+    if not isinstance(listed, list) or not all(isinstance(value, np.ndarray) for value in listed):
+        return {}
+    return {f"shadow_params.{number}": value for number, value in enumerate(listed)}
 
 
 def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

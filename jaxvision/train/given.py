@@ -1,11 +1,13 @@
 """What a run starts from: `init_from` (its own network) and `frozen.<name>` (networks that never change)."""
 
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 from jaxvision import interop
 from jaxvision.errors import CheckpointError, ConfigError, nearest
+from jaxvision.models.registry import create_model, input_channels
 from jaxvision.tasks.base import Task, build_model
 from jaxvision.train.arrays import nest
 from jaxvision.train.config import complete
@@ -44,9 +46,22 @@ def load_frozen(
             continue
         if "source" not in section:
             raise ConfigError(f"frozen.{name} has no source; give --config.frozen.{name}.source=WORKDIR")
-        variables[name], meta = read_checkpoint_variables(resolve(section.source, roots))
+        path = resolve(section.source, roots)
+        if path.is_file():
+            variables[name], record[name] = _from_file(name, section, path)
+            continue
+        variables[name], meta = read_checkpoint_variables(path)
         record[name] = {key: meta[key] for key in NOTED if key in meta}
     return variables, record
+
+
+def _from_file(name: str, section: Any, path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A frozen network from somebody else's file: `model` says which one it is, `num_classes` how wide its head is (0: none)."""
+    if "model" not in section:
+        raise ConfigError(f"frozen.{name}.source is a file, which names no architecture; give --config.frozen.{name}.model=NAME")
+    model = create_model(section.model, num_classes=section.get("num_classes", 0))
+    checksum = f"{zlib.crc32(path.read_bytes()):08x}"
+    return interop.load_pretrained(model, path, channels=input_channels(section.model)), {"file": str(path), "checksum": checksum}
 
 
 def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,17 @@
-"""Restoration of pictures of any size in constant device memory: a picture is cut into overlapping tiles of one shape, each is restored, and the parts
-that are far enough from the tiles' edges are laid side by side. A file of several frames (GIF, WebP, APNG, TIFF) is restored frame by frame.
+"""Restoration of pictures of any size in constant device memory: a picture is cut into overlapping tiles of one shape, each is restored, and the
+parts that are far enough from the tiles' edges are laid side by side. A file of several frames (GIF, WebP, APNG, TIFF) is restored frame by frame.
 
 With an overlap of at least twice the network's reach the result is that of the whole picture: tiles at its border end where it ends.
 """
 
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from jaxvision.data.decode import why
 from jaxvision.train.feed import pack, to_mesh
@@ -33,17 +34,20 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
     """Tiles that cover `length` >= `tile` pixels, each pixel kept once; at least `overlap` // 2 pixels lie between what is kept and an inner edge."""
     count = 1 + max(0, -(-(length - tile) // (tile - overlap)))
     starts = [round(i * (length - tile) / max(1, count - 1)) for i in range(count)]
-    cuts = [0, *((a + tile + b) // 2 for a, b in zip(starts, starts[1:])), length]
+    cuts = [0, *((a + tile + b) // 2 for a, b in itertools.pairwise(starts)), length]
     return [Span(start, low - start, high - start) for start, low, high in zip(starts, cuts, cuts[1:])]
 
 
+Run = Callable[[UInt8[np.ndarray, "b t t c"], Int[np.ndarray, "b 2"]], np.ndarray]
+
+
 def restore_picture(
-    run: Callable[[UInt8[np.ndarray, "b t t c"]], np.ndarray], image: UInt8[np.ndarray, "h w c"], *, tile: int, overlap: int, scale: int, batch: int
+    run: Run, image: UInt8[np.ndarray, "h w c"], *, tile: int, overlap: int, scale: int, batch: int
 ) -> UInt8[np.ndarray, "p q c"]:
     """The picture restored tile by tile.
 
     Args:
-      run: restores a batch of tiles of `tile` x `tile` pixels, to floats in 0..1 that are `scale` times as large.
+      run: restores a batch of tiles of `tile` x `tile` pixels with the places of their corners, to floats in 0..1 that are `scale` times as large.
       batch: tiles a call.
     """
     height, width = image.shape[:2]
@@ -53,7 +57,9 @@ def restore_picture(
     for begin in range(0, len(places), batch):
         chosen = places[begin : begin + batch]
         tiles = [padded[y.start : y.start + tile, x.start : x.start + tile] for y, x in chosen]
-        made = run(np.stack(tiles + tiles[-1:] * (batch - len(tiles))))
+        corners = [(y.start, x.start) for y, x in chosen]
+        missing = batch - len(tiles)
+        made = run(np.stack(tiles + tiles[-1:] * missing), np.asarray(corners + corners[-1:] * missing, np.int32))
         if whole is None:
             whole = np.zeros((padded.shape[0] * scale, padded.shape[1] * scale, made.shape[-1]), np.uint8)
         for (y, x), pixels in zip(chosen, made):
@@ -79,9 +85,9 @@ def tile_runner(executables: Executables, carry: Any, frozen: Any) -> tuple[Call
     sharding, rows = batch_sharding(setup.mesh), count // jax.process_count()
     first = jax.process_index() * rows
 
-    def run(tiles):
-        own = tiles[first : first + rows]
-        arrays, layout = pack({"image": own, "index": np.arange(first, first + rows, dtype=np.int32), "valid": np.ones(rows, bool)})
+    def run(tiles, corners):
+        own, index = slice(first, first + rows), np.arange(first, first + rows, dtype=np.int32)
+        arrays, layout = pack({"image": tiles[own], "corner": corners[own], "index": index, "valid": np.ones(rows, bool)})
         return np.asarray(jax.device_get(executables.predict(carry, frozen, to_mesh(arrays, sharding), layout)["image"]))
 
     return run, count

@@ -36,6 +36,11 @@ PERCEPTUAL = {"lpips": "lpips", "fid": "features"}
 SHOWN = 6
 
 
+def pixels(image: Array) -> Float[Array, "b h w c"]:
+    """In 0..1: integers divided by the largest of their type, floats as they are."""
+    return image.astype(jnp.float32) / (jnp.iinfo(image.dtype).max if jnp.issubdtype(image.dtype, jnp.integer) else 1)
+
+
 def enlarged(image: Float[Array, "b h w c"], scale: int) -> Float[Array, "b p q c"]:
     """By bicubic interpolation; the same image at scale 1."""
     return image if scale == 1 else bicubic(image, (image.shape[1] * scale, image.shape[2] * scale))
@@ -60,7 +65,7 @@ class Restore(Task):
             if key not in self.KEYS:
                 raise ConfigError(f"task.{key} is not a key of the task {config.task.name!r}; {nearest(key, self.KEYS)}")
         if any(config.augment.values()) or problem.crop:
-            raise ConfigError("restoration makes its pairs itself: leave config.augment and phases of other sizes out, see task.degrade, task.dihedral")
+            raise ConfigError("restoration makes its pairs itself: leave config.augment and phases of other sizes out; see task.degrade and dihedral")
         get = config.task.get
         for key, value, known in (("color", get("color", "rgb"), COLORS), ("loss", get("loss", "l1"), LOSSES)):
             if value not in known:
@@ -76,7 +81,7 @@ class Restore(Task):
         if self.color == "y" and problem.channels != 3:
             raise ConfigError(f"task.color='y' takes luma from three channels, the images have {problem.channels}; set data.channels=3")
         super().__init__(config, problem)
-        self.scale = getattr(self.model, "scale", 1)
+        self.scale = get("scale", None) or getattr(self.model, "scale", 1)
         self.degrade = make_degrade(get("degrade", ("bicubic",) if self.scale > 1 else ()), self.scale, get("rounded", True))
         self.patch, self.turn = get("patch", None), get("dihedral", True)
         self.border = self.scale if get("border", None) is None and self.scale > 1 else get("border", None) or 0
@@ -112,8 +117,7 @@ class Restore(Task):
 
     def prepare(self, batch, key, *, train):
         batch, valid = dict(batch), batch["valid"].astype(jnp.float32)
-        image = batch["image"]
-        image = image.astype(jnp.float32) / (jnp.iinfo(image.dtype).max if jnp.issubdtype(image.dtype, jnp.integer) else 1)
+        image = pixels(batch["image"])
         window_key, turn_key, degrade_key = jax.random.split(key, 3)
         # In evaluation the draws belong to the example, so that every batch size gives the same pairs.
         row = jnp.arange(len(image)) if train else batch["index"]
@@ -174,9 +178,7 @@ class Restore(Task):
         return {"input": plain, "restored": self.restore(self.variables(state), batch["image"]), "truth": batch["clean"]}
 
     def predict(self, state, batch):
-        image = batch["image"]
-        image = image.astype(jnp.float32) / (jnp.iinfo(image.dtype).max if jnp.issubdtype(image.dtype, jnp.integer) else 1)
-        return {"image": self.restore(self.variables(state), image)}
+        return {"image": self.restore(self.variables(state), pixels(batch["image"]))}
 
 
 TASK = Restore
