@@ -9,11 +9,30 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.kernels.attention import attention_weights, self_attention
+from jaxvision.kernels.dense import dense
+from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.taps import tap
 
 
-def weights_of(qkv: Float[Array, "b t m"], heads: int, bias: Float[Array, "#b #n t t"] | None = None) -> Float[Array, "b n t t"]:
+class QKV(nn.Module):
+    """(x @ kernel, bias or None): the projection that makes q, k and v, its bias left for `self_attention` to add."""
+
+    features: int
+    use_bias: bool
+    kernel_init: Callable
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... d"]) -> tuple[Float[Array, "... m"], Float[Array, "m"] | None]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype) if self.use_bias else None
+        return dense(x.astype(self.dtype), kernel.astype(self.dtype)), bias
+
+
+def weights_of(qkv: Float[Array, "b t m"], heads: int, bias: Float[Array, "#b #n t t"] | None = None, *, offset=None) -> Float[Array, "b n t t"]:
     """What `self_attention` weighs the values with, float32."""
+    qkv = qkv if offset is None else qkv + offset
     b, t, width = *qkv.shape[:2], qkv.shape[2] // (3 * heads)
     q, k, _ = jnp.moveaxis(qkv.reshape(b, t, 3, heads, width), 2, 0)
     return attention_weights(q, k, bias)
@@ -40,9 +59,9 @@ class Attention(nn.Module):
         def init(key, shape, dtype):
             return jnp.concatenate([self.kernel_init(k, (dim, dim), dtype) for k in jax.random.split(key, 3)], axis=1)
 
-        qkv = nn.Dense(3 * dim, use_bias=self.qkv_bias, kernel_init=init, dtype=self.dtype, param_dtype=self.param_dtype, name="qkv")(x)
-        tap(self, "weights", lambda: weights_of(qkv, self.heads, bias))
-        y = self_attention(qkv, self.heads, bias)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = nn.Dense(dim, use_bias=self.proj_bias, kernel_init=self.kernel_init, **dtypes, name="proj")(y)
+        qkv, offset = QKV(3 * dim, self.qkv_bias, init, **dtypes, name="qkv")(x)
+        tap(self, "weights", lambda: weights_of(qkv, self.heads, bias, offset=offset))
+        y = self_attention(qkv, self.heads, bias, offset=offset)
+        y = Dense(dim, use_bias=self.proj_bias, kernel_init=self.kernel_init, **dtypes, name="proj")(y)
         return nn.Dropout(self.dropout)(y, deterministic=not train)

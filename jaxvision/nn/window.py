@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxvision.errors import ModelError
 from jaxvision.kernels.attention import self_attention
-from jaxvision.nn.attention import weights_of
+from jaxvision.nn.attention import QKV, weights_of
+from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.position import resize_grid
 from jaxvision.nn.taps import tap
 
@@ -92,8 +93,8 @@ class WindowAttention(nn.Module):
         bias = table.astype(jnp.float32)[relative_position_index(self.window)].transpose(2, 0, 1)[None]
         if regions is not None:
             bias = bias + jnp.where(regions[:, None, :, None] == regions[:, None, None, :], 0.0, FAR)
-        qkv = nn.Dense(3 * dim, use_bias=self.qkv_bias, **dtypes, name="qkv")(x)
+        qkv, offset = QKV(3 * dim, self.qkv_bias, **dtypes, name="qkv")(x)
         # Images one after the other: window j of each takes bias j.
-        tap(self, "weights", lambda: jax.vmap(weights_of, (0, None, None))(qkv, self.heads, bias))
-        y = self_attention(qkv.reshape(b * n, t, 3 * dim), self.heads, bias).reshape(b, n, t, dim)
-        return nn.Dense(dim, **dtypes, name="proj")(y)
+        tap(self, "weights", lambda: jax.vmap(lambda qkv: weights_of(qkv, self.heads, bias, offset=offset))(qkv))
+        y = self_attention(qkv.reshape(b * n, t, 3 * dim), self.heads, bias, offset=offset).reshape(b, n, t, dim)
+        return Dense(dim, **dtypes, name="proj")(y)

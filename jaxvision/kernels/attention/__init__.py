@@ -20,6 +20,7 @@ def self_attention(
     heads: int,
     bias: Float[Array, "n #h t t"] | None = None,
     *,
+    offset: Float[Array, "m"] | None = None,
     mask: Bool[Array, "n #h t t"] | None = None,
     dropout: float = 0.0,
     seed: UInt32[Array, "b"] | None = None,
@@ -28,6 +29,7 @@ def self_attention(
     """Attention of a sequence to itself, from what one projection made: m = 3 d, ordered q, k, v, each heads x width. Heads lie side by side in d.
 
     Args:
+      offset: added to every token's qkv first, the projection's own bias: its gradient is summed where the others are made.
       bias: added to the scores; n divides b, and example i takes number i modulo n: 1 for all examples, the windows of an image, or one each.
       mask: pairs that are allowed.
       dropout: share of the weights that is zeroed, the others scaled up; `seed` is then a number an example, from which the same weights are
@@ -40,7 +42,9 @@ def self_attention(
     """
     if qkv.ndim != 3 or qkv.shape[-1] % (3 * heads):
         raise ModelError(f"self-attention of {heads} heads takes (b, t, 3 x heads x width), not {tuple(qkv.shape)}")
-    return _bind((qkv,), heads, bias, mask, dropout, seed, implementation)
+    if offset is not None and offset.shape != qkv.shape[-1:]:
+        raise ModelError(f"the offset of self-attention is ({qkv.shape[-1]},) as qkv's last axis, not {tuple(offset.shape)}")
+    return _bind((qkv,), heads, offset, bias, mask, dropout, seed, implementation)
 
 
 def attention(
@@ -58,11 +62,11 @@ def attention(
     if q.ndim != 4 or k.shape[:3] != v.shape[:3] or (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
         raise ModelError(f"attention takes q (b, q, h, k), k (b, t, h, k), v (b, t, h, d), not {q.shape}, {k.shape}, {v.shape}")
     flat = tuple(x.reshape(*x.shape[:2], -1) for x in (q, k, v))
-    y = _bind(flat, q.shape[2], bias, mask, dropout, seed, implementation)
+    y = _bind(flat, q.shape[2], None, bias, mask, dropout, seed, implementation)
     return y.reshape(*q.shape[:3], v.shape[-1])
 
 
-def _bind(arrays, heads: int, bias, mask, dropout: float, seed, implementation: str | None):
+def _bind(arrays, heads: int, offset, bias, mask, dropout: float, seed, implementation: str | None):
     b, q, t = arrays[0].shape[0], arrays[0].shape[1], arrays[-1].shape[1]
     if implementation is not None and implementation not in op.IMPLEMENTATIONS:
         raise ModelError(f"attention has no implementation {implementation!r}; {nearest(implementation, op.IMPLEMENTATIONS)}")
@@ -74,6 +78,6 @@ def _bind(arrays, heads: int, bias, mask, dropout: float, seed, implementation: 
         bias = allowed if bias is None else bias + allowed
     if bool(dropout) != (seed is not None):
         raise ModelError("attention takes `seed`, one number an example, where dropout > 0, and only there")
-    operands = [*arrays] + ([bias] if bias is not None else []) + ([seed] if dropout else [])
-    call = Call(heads, len(arrays) == 1, bias is not None, float(dropout), cut=context_cut(), implementation=implementation)
+    operands = [x for x in (*arrays, None if offset is None else offset[None], bias, seed) if x is not None]
+    call = Call(heads, len(arrays) == 1, offset is not None, bias is not None, float(dropout), cut=context_cut(), implementation=implementation)
     return op.forward.bind(*alike(*operands), call=call)

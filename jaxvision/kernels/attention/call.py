@@ -1,6 +1,7 @@
 """One call of attention: what is static about it, and its dropout."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +13,24 @@ ONE_DEVICE = Cut()
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """Operands are arrays in this order: `qkv` (b, t, 3 heads width) if `packed`, else q, k and v (b, tokens, heads width); then, where there are
-    such, the bias (n, 1 or heads, q, t), of which example i takes number i modulo n, and the seeds of dropout (b,) uint32.
+    """Operands are arrays in this order:
+
+        qkv (b, t, 3 heads width) if `packed`, else q, k and v (b, tokens, heads width);
+        if `offset`, what is added to every token's qkv first (1, 3 heads width);
+        if `bias`, the bias (n, 1 or heads, q, t), of which example i takes number i modulo n;
+        if `dropout`, seeds (b,) uint32.
 
     Attributes:
       heads: attention heads, side by side in the last axis.
-      packed, bias: which operands there are.
-      dropout: share of the weights that is zeroed; 0 for none, and then there are no seeds.
-      groups: runs of neighbouring examples (made by `vmap`), each of which has a gradient of the bias of its own.
+      dropout: share of the weights that is zeroed; 0 for none.
+      groups: runs of neighbouring examples (made by `vmap`), each of which has gradients of offset and bias of its own.
       cut: how the mesh around the call cuts the batch.
       implementation: "reference", "tpu" or "cuda"; None takes the one for the platform that the program is compiled for.
     """
 
     heads: int
     packed: bool
+    offset: bool
     bias: bool
     dropout: float = 0.0
     groups: int = 1
@@ -37,17 +42,26 @@ class Call:
         """How many operands q, k and v are."""
         return 1 if self.packed else 3
 
+    @property
+    def shared(self) -> tuple[int, ...]:
+        """Numbers of the operands whose first axis is not the batch's: offset and bias."""
+        return tuple(range(self.arrays, self.arrays + self.offset + self.bias))
+
+    def named(self, operands) -> dict[str, Any]:
+        """{"offset", "bias", "seed": operand or None}."""
+        rest = iter(operands[self.arrays :])
+        return {name: next(rest) if there else None for name, there in (("offset", self.offset), ("bias", self.bias), ("seed", self.dropout))}
+
     def tokens(self, operands) -> tuple[int, int]:
         """(queries, keys) of an example."""
         return (operands[0].shape[1],) * 2 if self.packed else (operands[0].shape[1], operands[1].shape[1])
 
     def parts(self, operands):
-        """((q, k, v), bias or None, seeds or None), each of q, k, v (b, tokens, heads width)."""
-        bias = operands[self.arrays] if self.bias else None
-        seed = operands[-1] if self.dropout else None
+        """q, k, v, each (b, tokens, heads width)."""
         if not self.packed:
-            return tuple(operands[:3]), bias, seed
-        return tuple(jnp.split(operands[0], 3, axis=-1)), bias, seed
+            return tuple(operands[:3])
+        qkv = operands[0] + operands[1] if self.offset else operands[0]
+        return tuple(jnp.split(qkv, 3, axis=-1))
 
 
 def keep_mask(seed, shape, rate: float):

@@ -13,7 +13,7 @@ def covers(call: Call, *operands) -> bool:
 
 
 def _attend(call: Call, *operands):
-    parts = (x.reshape(*x.shape[:2], call.heads, x.shape[2] // call.heads) for x in call.parts(operands)[0])
+    parts = (x.reshape(*x.shape[:2], call.heads, x.shape[2] // call.heads) for x in call.parts(operands))
     y = jax.nn.dot_product_attention(*parts, implementation="cudnn")
     return y.reshape(*y.shape[:2], -1)
 

@@ -37,41 +37,32 @@ def _tangent(call: Call, which, *arrays):
 def _run(platform: str, backwards: bool, *arrays, call: Call, which: tuple[int, ...] = ()):
     """`forward` or `backward` by the implementation of a platform, on each shard of the batch where there is a mesh."""
     name = call.implementation or platform
-    operands = arrays[1:] if backwards else arrays
-    split, cut = _split(call, operands), call.cut
+    operands, cut = arrays[1:] if backwards else arrays, call.cut
+    split = [i not in call.shared or (operands[i].ndim == 4 and operands[i].shape[0] == operands[0].shape[0] > 1) for i in range(len(operands))]
     shapes = [jax.ShapeDtypeStruct(cut.local(x.shape) if part else x.shape, x.dtype) for x, part in zip(operands, split)]
-    grouped = backwards and call.bias and call.arrays in which and call.groups > 1
-    known = call.groups % cut.shards == 0 if grouped else True
-    known = known and all(isinstance(n, int) for x in operands for n in x.shape)
-    if name == "reference" or not (known and _cuts(call, shapes, operands) and IMPLEMENTATIONS[name].covers(call, *shapes)):
+    fits = _fits(call, operands, shapes) and name != "reference" and IMPLEMENTATIONS[name].covers(call, *shapes)
+    if not fits:
         return reference.backward(call, which, *arrays) if backwards else reference.forward(call, *operands)
     options = {"interpret": platform != "tpu"} if name == "tpu" else {}
     if not backwards:
         return cut.over(functools.partial(IMPLEMENTATIONS[name].forward, call, **options), split)(*operands)
-    local = dataclasses.replace(call, groups=call.groups // cut.shards if grouped else 1)
+    local = dataclasses.replace(call, groups=max(1, call.groups // cut.shards)) if cut.axes else call
     run = functools.partial(IMPLEMENTATIONS[name].backward, local, which, **options)
     if cut.mesh is None:
         return run(*arrays)
-    own = [part or (grouped and _is_bias(call, i)) for i, part in enumerate(split)]
-    # A bias that is whole on every shard has seen that shard's examples only.
-    of_shard = lambda *arrays: tuple(jax.lax.psum(r, cut.axes) if cut.axes and not own[i] else r for i, r in zip(which, run(*arrays)))
+    # What all examples share has seen one shard's examples only, unless these are whole groups.
+    own = [part or call.groups > 1 for part in split]
+    of_shard = lambda *arrays: tuple(r if own[i] or not cut.axes else jax.lax.psum(r, cut.axes) for i, r in zip(which, run(*arrays)))
     specs = [P(cut.axes) if part else P() for part in split]
     return cut.mapped(of_shard, (P(cut.axes), *specs), tuple(P(cut.axes) if own[i] else P() for i in which))(*arrays)
 
 
-def _split(call: Call, operands) -> list[bool]:
-    """For each operand, whether its first axis is the batch's."""
-    return [not (_is_bias(call, i) and x.shape[0] != operands[0].shape[0]) for i, x in enumerate(operands)]
-
-
-def _cuts(call: Call, shapes, operands) -> bool:
-    """Whether the batch can be cut along the mesh, each shard starting with bias 0."""
-    biases = operands[call.arrays].shape[0] if call.bias else 1
-    return call.cut.fits(operands[0].shape[0]) and (biases == operands[0].shape[0] or shapes[0].shape[0] % biases == 0)
-
-
-def _is_bias(call: Call, i: int) -> bool:
-    return call.bias and i == call.arrays
+def _fits(call: Call, operands, shapes) -> bool:
+    """Whether all sizes are numbers and batch and groups can be cut along the mesh, each shard starting with bias 0."""
+    if not all(isinstance(n, int) for x in operands for n in x.shape) or not call.cut.fits(operands[0].shape[0]):
+        return False
+    bias, local = call.named(shapes)["bias"], shapes[0].shape[0]
+    return (call.groups == 1 or call.groups % call.cut.shards == 0) and (bias is None or local % bias.shape[0] == 0)
 
 
 def _primitive(name: str, reference_of, multiple: bool) -> Primitive:
@@ -154,15 +145,15 @@ ad.primitive_transposes[tangent] = _tangent_transpose
 
 
 def _merged(call: Call, operands, axes, size: int):
-    """Operands whose mapped axis joined the batch, which it precedes; a bias shared by all stays as it is, each round of the batch taking it."""
+    """Operands whose mapped axis joined the batch, which it precedes; what all share stays as it is, each round of the batch taking it."""
     b = operands[0].shape[0 if axes[0] is None or axes[0] > 0 else 1]
     out = []
     for i, (x, axis) in enumerate(zip(operands, axes)):
-        if _is_bias(call, i) and axis is None:
+        if i in call.shared and axis is None:
             out.append(x)
             continue
         x = _leading(x, axis, size)
-        if _is_bias(call, i) and x.shape[1] != b:
+        if i in call.shared and x.shape[1] != b:
             x = jnp.tile(x, (1, b // x.shape[1], *(1,) * (x.ndim - 2)))
         out.append(x.reshape(size * x.shape[1], *x.shape[2:]))
     return out
@@ -178,18 +169,22 @@ def _size(arrays, axes) -> int:
 
 def _forward_batch(operands, axes, *, call):
     size = _size(operands, axes)
+    if call.offset and axes[1] is not None:
+        # An offset each: added here, where it is not the kernel's to add.
+        qkv, offset = _leading(operands[0], axes[0], size), _leading(operands[1], axes[1], size)
+        operands, axes = (qkv + offset[:, None], *operands[2:]), (0, *axes[2:])
+        call = dataclasses.replace(call, offset=False)
     y = forward.bind(*_merged(call, operands, axes, size), call=call)
     return y.reshape(size, y.shape[0] // size, *y.shape[1:]), 0
 
 
 def _backward_batch(arrays, axes, *, call, which):
     size = _size(arrays, axes)
-    moves_bias = call.bias and call.arrays in which
-    if moves_bias and axes[1 + call.arrays] is not None:
+    if any(axes[1 + i] is not None for i in call.shared):
         led = [_leading(x, axis, size) for x, axis in zip(arrays, axes)]
         results = [backward.bind(*(x[i] for x in led), call=call, which=which) for i in range(size)]
         return [jnp.stack(parts) for parts in zip(*results)], [0] * len(which)
-    call = dataclasses.replace(call, groups=call.groups * size) if moves_bias else call
+    call = dataclasses.replace(call, groups=call.groups * size) if any(i in call.shared for i in which) else call
     cotangent = _leading(arrays[0], axes[0], size)
     merged = _merged(call, arrays[1:], axes[1:], size)
     results = backward.bind(cotangent.reshape(-1, *cotangent.shape[2:]), *merged, call=call, which=which)

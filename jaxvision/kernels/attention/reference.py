@@ -18,7 +18,8 @@ def attention_weights(q, k, bias=None):
 
 
 def forward(call: Call, *operands):
-    (q, k, v), bias, seed = call.parts(operands)
+    (q, k, v), named = call.parts(operands), call.named(operands)
+    bias, seed = named["bias"], named["seed"]
     b, rows, heads = q.shape[0], q.shape[1], call.heads
     q, k, v = (x.reshape(b, x.shape[1], heads, x.shape[2] // heads) for x in (q, k, v))
 
@@ -37,13 +38,13 @@ def forward(call: Call, *operands):
 
 
 def backward(call: Call, which: tuple[int, ...], cotangent, *operands):
-    """Cotangents of the operands numbered `which`, the bias's (groups n, heads, q, t).
+    """Cotangents of the operands numbered `which`, those of offset and bias one group after the other.
 
     Its first half is `forward` again, operation by operation, of which a program keeps one.
     """
 
-    if call.groups > 1 and call.bias and call.arrays in which:
-        one, alone = dataclasses.replace(call, groups=1), [i for i in range(len(operands)) if not (call.bias and i == call.arrays)]
+    if call.groups > 1:
+        one, alone = dataclasses.replace(call, groups=1), [i for i in range(len(operands)) if i not in call.shared]
         block = lambda x: x.reshape(call.groups, x.shape[0] // call.groups, *x.shape[1:])
         axes = (0, *(0 if i in alone else None for i in range(len(operands))))
         arrays = (block(cotangent), *(block(x) if i in alone else x for i, x in enumerate(operands)))

@@ -66,17 +66,17 @@ class _Blocks:
 
     def __init__(self, call: Call, refs, dim: int, examples: int):
         self.call, self.dim, self.refs = call, dim, refs[: call.arrays]
-        rest = list(refs[call.arrays :])
-        self.bias = rest.pop(0) if call.bias else None
-        self.seed = rest.pop(0) if call.dropout else None
-        self.rest = rest
+        count = call.arrays + call.offset + call.bias + bool(call.dropout)
+        named = call.named(refs[:count])
+        self.offset, self.bias, self.seed, self.rest = named["offset"], named["bias"], named["seed"], refs[count:]
         # Number of the grid step's first example; read here, because inside a loop it cannot be.
         self.start = (pl.program_id(1) * pl.num_programs(0) + pl.program_id(0)) * examples if call.dropout else 0
 
     def load(self, part: int, example, first: int, lanes: int):
         """Lanes of q (part 0), k or v of an example."""
         ref, start = (self.refs[0], part * self.dim + first) if self.call.packed else (self.refs[part], first)
-        return ref[example, :, start : start + lanes]
+        value = ref[example, :, start : start + lanes]
+        return value if self.offset is None else value + self.offset[:, start : start + lanes]
 
 
 def _forward_kernel(call: Call, dim: int, examples: int, *refs):
@@ -105,17 +105,23 @@ def _forward_kernel(call: Call, dim: int, examples: int, *refs):
     _each(examples, one)
 
 
-def _backward_kernel(call: Call, dim: int, examples: int, bias_gradient: bool, *refs):
+def _backward_kernel(call: Call, dim: int, examples: int, moving: tuple[bool, bool], *refs):
+    """`moving`: whether gradients of the offset (summed over this grid step's examples) and of the bias (over a group's steps) are asked for."""
     blocks = _Blocks(call, refs[1:], dim, examples)
     cotangent, outs, width = refs[0], blocks.rest, dim // call.heads
-    bias_out = outs[-1] if bias_gradient else None
-    if bias_gradient:
+    offset_out, bias_out = outs[call.arrays] if moving[0] else None, outs[-1] if moving[1] else None
+    if moving[0]:
+        offset_out[...] = jnp.zeros(offset_out.shape, offset_out.dtype)
+    if moving[1]:
         first = pl.program_id(1) % (pl.num_programs(1) // call.groups) == 0
         pl.when(first)(lambda: bias_out.__setitem__(..., jnp.zeros(bias_out.shape, bias_out.dtype)))
 
     def store(part, example, first, value):
         ref, start = (outs[0], part * dim + first) if call.packed else (outs[part], first)
         ref[example, :, start : start + value.shape[1]] = value.astype(ref.dtype)
+        if moving[0]:
+            here = (0, slice(None), slice(start, start + value.shape[1]))
+            offset_out[here] = offset_out[here] + value.sum(0, keepdims=True)
 
     def one(example):
         for first, number in _groups(call.heads, width):
@@ -138,7 +144,7 @@ def _backward_kernel(call: Call, dim: int, examples: int, bias_gradient: bool, *
                     dropped, dweights = (jnp.where(keep, x * (1 / (1 - call.dropout)), 0.0) for x in (weights, dweights))
                 product = weights * dweights
                 dscores = product - weights * product.sum(0, keepdims=True)
-                if bias_gradient:
+                if moving[1]:
                     _add_bias(bias_out, example, first + g, dscores)
                 dscores = dscores.astype(q.dtype)
                 # Other heads' lanes of mine and dmine are zero, so these two can simply be added up.
@@ -170,7 +176,7 @@ def _each(examples: int, one) -> None:
 def _plan(call: Call, operands, gradients: bool) -> tuple[int, int, int]:
     """(examples a grid step, grid steps over the biases, rounds over them). Biases stand still in the inner loop, over which their gradient grows."""
     b, each = operands[0].shape[0], _bytes(call, operands, gradients)
-    biases = operands[call.arrays].shape[0] if call.bias else 1
+    biases = call.named(operands)["bias"].shape[0] if call.bias else 1
     per_round = biases if biases > 1 else b // call.groups
     examples = max(n for n in range(1, per_round + 1) if per_round % n == 0 and (n == 1 or (n <= MOST_EXAMPLES and n * each <= BUDGET // 2)))
     return (examples, biases // examples, b // biases) if biases > 1 else (examples, 1, b // examples)
@@ -181,13 +187,14 @@ MOST_EXAMPLES = 16
 
 
 def _specs(call: Call, operands, plan):
-    """Block specifications of the operands, and the transform that makes a whole-array index of a grid step."""
-    examples, steps, rounds = plan
-    del rounds
-    whole = lambda x: pl.BlockSpec((examples, *x.shape[1:]), lambda i, j: (j * steps + i, 0, 0))
-    specs = [whole(x) for x in operands[: call.arrays]]
+    """Block specifications of the operands."""
+    examples, steps, _ = plan
+    named = call.named(operands)
+    specs = [pl.BlockSpec((examples, *x.shape[1:]), lambda i, j: (j * steps + i, 0, 0)) for x in operands[: call.arrays]]
+    if call.offset:
+        specs.append(pl.BlockSpec(named["offset"].shape, lambda i, j: (0, 0)))
     if call.bias:
-        specs.append(_bias_spec(operands[call.arrays], examples))
+        specs.append(_bias_spec(named["bias"], examples))
     if call.dropout:
         specs.append(pl.BlockSpec(memory_space=pltpu.SMEM))
     return specs
@@ -228,27 +235,37 @@ def forward(call: Call, *operands, interpret: bool = False):
 def backward(call: Call, which: tuple[int, ...], cotangent, *operands, interpret: bool = False):
     plan = _plan(call, operands, True)
     examples, steps, rounds = plan
-    operands, dim, bias_gradient = list(operands), _dim(call, operands), call.bias and call.arrays in which
+    operands, dim, grid_steps = list(operands), _dim(call, operands), steps * rounds
+    numbers = dict(zip((name for name in ("offset", "bias") if getattr(call, name)), call.shared))
+    moving = tuple(numbers.get(name, -1) in which for name in ("offset", "bias"))
     if call.bias:
-        operands[call.arrays] = operands[call.arrays].swapaxes(2, 3)
-    arrays = operands[: call.arrays]
+        operands[numbers["bias"]] = operands[numbers["bias"]].swapaxes(2, 3)
     specs = _specs(call, operands, plan)
-    out_shape, out_specs = [_like(x, x.shape) for x in arrays], specs[: call.arrays]
-    if bias_gradient:
-        bias = operands[call.arrays]
+    out_shape, out_specs = [_like(x, x.shape) for x in operands[: call.arrays]], specs[: call.arrays]
+    if moving[0]:
+        out_shape.append(_like(operands[0], (grid_steps, *operands[numbers["offset"]].shape), jnp.float32))
+        out_specs.append(pl.BlockSpec((1, *out_shape[-1].shape[1:]), lambda i, j: (j * steps + i, 0, 0)))
+    if moving[1]:
+        bias = operands[numbers["bias"]]
         out_shape.append(_like(operands[0], (call.groups * bias.shape[0], *bias.shape[1:]), jnp.float32))
-        out_specs = [*out_specs, _bias_spec(bias, examples, steps, rounds // call.groups)]
+        out_specs.append(_bias_spec(bias, examples, steps, rounds // call.groups))
     spec = pl.BlockSpec((examples, *cotangent.shape[1:]), lambda i, j: (j * steps + i, 0, 0))
-    results = pl.pallas_call(
-        functools.partial(_backward_kernel, call, dim, examples, bias_gradient),
-        out_shape=out_shape,
-        grid=(steps, rounds),
-        in_specs=[spec, *specs],
-        out_specs=out_specs,
-        compiler_params=_params(not bias_gradient),
-        interpret=interpret,
-        name="attention_backward",
-    )(cotangent, *operands)
-    if bias_gradient:
-        results = [*results[:-1], results[-1].swapaxes(2, 3).astype(operands[call.arrays].dtype)]
-    return tuple(results[i] for i in which)
+    results = list(
+        pl.pallas_call(
+            functools.partial(_backward_kernel, call, dim, examples, moving),
+            out_shape=out_shape,
+            grid=(steps, rounds),
+            in_specs=[spec, *specs],
+            out_specs=out_specs,
+            compiler_params=_params(not moving[1]),
+            interpret=interpret,
+            name="attention_backward",
+        )(cotangent, *operands)
+    )
+    found = dict(enumerate(results[: call.arrays]))
+    if moving[0]:
+        parts = results[call.arrays].reshape(call.groups, grid_steps // call.groups, -1).sum(1)
+        found[numbers["offset"]] = parts.astype(operands[numbers["offset"]].dtype)
+    if moving[1]:
+        found[numbers["bias"]] = results[-1].swapaxes(2, 3).astype(operands[numbers["bias"]].dtype)
+    return tuple(found[i] for i in which)
