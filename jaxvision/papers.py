@@ -169,13 +169,13 @@ _TABLE = """
 # restoration and generation
 05 raw_defense 2112.09219 models/pynet.py augment/raw.py tasks/restore/raw_defense.py
     All You Need is RAW: Defending Against Adversarial Attacks with Camera Image Pipelines
-18 espcn 1609.05158 models/espcn.py tasks/restore/super_resolution.py
+18 espcn 1609.05158 models/espcn.py nn/pixel_shuffle.py tasks/restore/supervised.py
     Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network
 23 endopbr 2502.20669 models/endopbr.py tasks/generate/endopbr.py
     EndoPBR: Material and Lighting Estimation for Photorealistic Surgical Simulations via Physically-based Rendering
 33 probabilistic_circuits 2111.11632 models/probabilistic_circuit.py tasks/generate/probabilistic_circuit.py
     Lossless Compression with Probabilistic Circuits
-51 oftsr 2412.09465 models/guided_unet.py tasks/restore/oftsr.py
+51 oftsr 2412.09465 models/guided_unet.py tasks/restore/flow.py tasks/restore/oftsr.py
     OFTSR: One-Step Flow for Image Super-Resolution with Tunable Fidelity-Realism Trade-offs
 55 mirnet 2003.06792 models/mirnet.py
     Learning Enriched Features for Real Image Restoration and Enhancement
