@@ -51,7 +51,7 @@ _TABLE = """
     ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases
 12 cross_d_conv 2411.02441 nn/cross_d_conv.py models/cross_d.py
     Cross-D Conv: Cross-Dimensional Transferable Knowledge Base via Fourier Shifting Operation
-13 inceptionnext 2303.16900 models/inceptionnext.py
+13 inceptionnext 2303.16900 models/inception_next.py
     InceptionNeXt: When Inception Meets ConvNeXt
 15 terminator 2401.17948 models/terminator.py
     HyperZ·Z·W Operator Connects Slow-Fast Networks for Full Context Interaction

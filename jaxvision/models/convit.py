@@ -1,10 +1,10 @@
 """ConViT (d'Ascoli et al. 2021, arXiv 2103.10697).
 
-A DeiT whose first layers attend by content and by position, mixed by a gate a head. The positional part starts as a convolution, one offset a head, and
-each head may learn to leave it. The class token joins where these layers end.
+A DeiT whose first layers attend by content and by position, mixed by a gate a head. The positional part starts as a convolution, one offset a head,
+and each head may learn to leave it. The class token joins where these layers end.
 
-Where we differ: the grid of patches may have any shape (the public code takes squares), and the division of mixed weights by their sum, which is 1, is
-left out. Content attention is the library's fused one; positional weights depend on no image, so they are computed once a batch.
+Where we differ: the grid of patches may have any shape (the public code takes squares), and the division of mixed weights by their sum, which is 1,
+is left out. Content attention is the library's fused one; positional weights depend on no image, so they are computed once a batch.
 """
 
 import functools
@@ -57,7 +57,7 @@ def local_kernel(heads: int, strength: float):
 
 
 class GatedPositionalAttention(nn.Module):
-    """(1 - s) softmax(q k^T / sqrt(width)) v + s softmax(W r + b) v with s = sigmoid(gate), one gate a head, and r the offsets of a `grid` of patches.
+    """(1 - s) softmax(q k^T / sqrt(width)) v + s softmax(W r + b) v, s = sigmoid(gate), one gate a head, r the offsets of a `grid` of patches.
 
     Taps `weights` (B, heads, T, T), the mixture, float32.
     """
@@ -152,7 +152,8 @@ class ConViT(nn.Module):
     def _run(self, image, train: bool, head: bool):
         size, wanted = tuple(image.shape[1:3]), tuple(self.image_size)
         if size != wanted:
-            raise ModelError(f"the position table is made for {wanted[0]}x{wanted[1]}, got {size[0]}x{size[1]}: create the model with image_size={size}")
+            given = f"{size[0]}x{size[1]}"
+            raise ModelError(f"the position table is made for {wanted[0]}x{wanted[1]}, got {given}: create the model with image_size={size}")
         if self.dim % self.heads:
             raise ModelError(f"model.heads={self.heads} does not divide model.dim={self.dim}")
         if not 0 <= self.local_layers < self.depth:
