@@ -22,7 +22,7 @@ def demo(block: str = "convfirst") -> ConfigDict:
     dims, group_width = DEMO[block]
     return ConfigDict(
         {
-            "epochs": 20,
+            "epochs": 12,
             "batch_size": 32,
             "image_size": (16, 16),
             "eval_every": 225,

@@ -158,23 +158,25 @@ def _matrix(w, geometry: Geometry, one: Band, field: str, interpret: bool):
     made, seen = np.ogrid[:columns, :width]
     near, far = (made, seen) if field != "input_grad" else (seen, made)
     across = np.stack([near * sw + j * dw - left == far for j in range(geometry.kernel[1])])
-    bands = _product(w[:, :, 0], jnp.asarray(across, w.dtype), ((1,), (0,)), interpret).astype(w.dtype).transpose(1, 2, 0, 3)
+    # Kernel rows in the order in which they stand in a row of the block. (Turned later, the compiler would join this with the padding, and fail.)
+    upside_down = field == "input_grad"
+    kernel = lax.rev(w[:, :, 0], (0,)) if upside_down else w[:, :, 0]
+    bands = _product(kernel, jnp.asarray(across, w.dtype), ((1,), (0,)), interpret).astype(w.dtype).transpose(1, 2, 0, 3)
 
-    rows = []
+    rows, last = [], geometry.kernel[0] - 1
     for r in range(one.rows):
-        if field != "input_grad":
-            stands = [(i, r * sh + i * dh - top - one.first) for i in range(geometry.kernel[0])]
+        if not upside_down:
+            stands = [(i, r * sh + i * dh - top - one.first) for i in range(last + 1)]
         else:
-            stands = [(i, (r + top - i * dh) // sh - one.first) for i in reversed(range(geometry.kernel[0])) if (r + top - i * dh) % sh == 0]
+            down = ((i, r + top - (last - i) * dh) for i in range(last + 1))
+            stands = [(i, t // sh - one.first) for i, t in down if t % sh == 0]
         stands = [(i, t) for i, t in stands if 0 <= t < one.window]
         if not stands:
             rows.append(jnp.zeros_like(bands, shape=(w.shape[-1], columns, one.window * width)))
             continue
         (i, t), count = stands[0], len(stands)
         by, apart = (stands[1][0] - i, stands[1][1] - t) if count > 1 else (1, 1)
-        low, high = min(i, stands[-1][0]), max(i, stands[-1][0])
-        seen = lax.slice_in_dim(bands, low, high + 1, abs(by), 2)
-        seen = seen if by > 0 else lax.rev(seen, (2,))
+        seen = lax.slice_in_dim(bands, i, stands[-1][0] + 1, by, 2)
         sides = (t, one.window - 1 - t - (count - 1) * apart, apart - 1)
         placed = lax.pad(seen, jnp.zeros((), seen.dtype), ((0, 0, 0), (0, 0, 0), sides, (0, 0, 0)))
         rows.append(placed.reshape(w.shape[-1], columns, one.window * width))
