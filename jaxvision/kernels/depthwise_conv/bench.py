@@ -19,7 +19,9 @@ def _case(name: str, side: int, channels: int, kernel: tuple[int, int], strides:
 
 BENCH = (
     _case("ConvNeXt-T, stage 1, 7x7", 56, 96, (7, 7)),
+    _case("ConvNeXt-T, stage 2, 7x7", 28, 192, (7, 7)),
     _case("ConvNeXt-T, stage 3, 7x7", 14, 384, (7, 7)),
+    _case("ConvNeXt-T, stage 4, 7x7", 7, 768, (7, 7)),
     _case("MobileNetV3-L, 3x3 / 2", 112, 64, (3, 3), 2),
     _case("MobileNetV3-L, 5x5", 7, 960, (5, 5)),
     _case("InceptionNeXt-T, 1x11", 56, 12, (1, 11)),
