@@ -130,8 +130,7 @@ def test_tiny_vit_on_four_chips_fits_and_sums_its_gradients(tmp_path):
     assert 2 * found["parameters"] < found["collectives"]["all-reduce"]["bytes"] < 64 * 4 * found["parameters"]
     assert 0 < found["share_of_peak"] < 1 and found["predicted_step_seconds"] > 0 and 0 < found["temporaries_bytes"] < 2**28
     assert [row["kind"] for row in found["programs"]] == ["train", "eval", "init"]
-    again = run("--mode=preflight", "--topology=v5e:2x2", f"--config={tmp_path / 'tiny.py'}", timeout=120)
-    assert again.returncode == 0 and again.stdout.count("known from") == 3
+    assert len(list((tmp_path / "cache" / "preflight").glob("*.json"))) == 3
 
 
 @pytest.mark.aot
