@@ -94,7 +94,7 @@ def large_gf_384(dataset: str = "imagenet2012") -> ConfigDict:
     config.model.update({"name": "hornet_large_gf_img384", "drop_path": 0.4})
     config.data.eval_crop = 1.0
     config.augment = ConfigDict({"flip": True, "randaugment": "rand-m9-mstd0.5-inc1", "erasing": 0.25})
-    config.optim.update({"lr": 5e-5, "weight_decay": 1e-8, "warmup": 0, "clip": 1.0, "layer_decay": 0.7})
+    config.optim.update({"lr": 5e-5, "weight_decay": 1e-8, "warmup": "0ep", "clip": 1.0, "layer_decay": 0.7})
     return config
 
 

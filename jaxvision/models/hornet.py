@@ -122,10 +122,12 @@ class HorNetBlock(nn.Module):
 
 
 class HorNetStage(nn.Module):
-    """Blocks of one width."""
+    """LayerNorm and a 2x2 convolution of stride 2 (not in the first stage), then blocks."""
 
+    dim: int
     mixer: functools.partial
     drop_path: tuple[float, ...]
+    downsample: bool
     layer_scale: float = 1e-6
     remat: bool = False
     dtype: Any = jnp.float32
@@ -133,6 +135,10 @@ class HorNetStage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.downsample:
+            x = whole_patches(LayerNorm(**dtypes, name="downsample_0")(x), 2)
+            x = PatchProjection((2, 2), self.dim, kernel_init=init, **dtypes, name="downsample_1")(x)
         block = nn.remat(HorNetBlock, static_argnums=(2,)) if self.remat else HorNetBlock
         for i, rate in enumerate(self.drop_path):
             x = block(self.mixer, rate, self.layer_scale, self.dtype, self.param_dtype, name=f"blocks_{i}")(x, train)
@@ -185,17 +191,13 @@ class HorNet(nn.Module):
         if min(image.shape[1:3]) < stride:
             given = f"{image.shape[1]}x{image.shape[2]}"
             raise ModelError(f"HorNet shrinks an image {stride} times: both sides have to be at least {stride}, got {given}")
-        norm = functools.partial(LayerNorm, **dtypes)
-        project = functools.partial(PatchProjection, kernel_init=init, **dtypes)
-        rates, maps, x = drop_path_rates(self.drop_path, sum(self.depths)), [], image
+        x = PatchProjection((self.patch,) * 2, self.dim, kernel_init=init, **dtypes, name="stem_0")(whole_patches(image, self.patch))
+        x = LayerNorm(**dtypes, name="stem_1")(x)
+        rates, maps = drop_path_rates(self.drop_path, sum(self.depths)), []
         for i, (depth, order, filtered) in enumerate(zip(self.depths, self.orders, self.filters, strict=True)):
-            own, rates, width = rates[:depth], rates[depth:], self.dim * 2**i
-            if i == 0:
-                x = norm(name="downsample_0_1")(project((self.patch,) * 2, width, name="downsample_0_0")(whole_patches(x, self.patch)))
-            else:
-                x = project((2, 2), width, name=f"downsample_{i}_1")(whole_patches(norm(name=f"downsample_{i}_0")(x), 2))
+            own, rates = rates[:depth], rates[depth:]
             mixer = functools.partial(GnConv, order, self.scale, self.map_size(i) if filtered else None, **dtypes)
-            x = HorNetStage(mixer, own, self.layer_scale, self.remat, **dtypes, name=f"stages_{i}")(x, train)
+            x = HorNetStage(self.dim * 2**i, mixer, own, i > 0, self.layer_scale, self.remat, **dtypes, name=f"stages_{i}")(x, train)
             maps.append(x)
         if not head:
             return tuple(maps)
@@ -212,7 +214,8 @@ SIZE_DEPENDENT = tuple((rf"stages_{stage}/.*/complex_weight", functools.partial(
 _BLOCK, _THEIRS = r"stages_(\d+)/blocks_(\d+)", r"stages.\1.\2"
 CHECKPOINT = {
     "torch": (
-        Rule(r"downsample_(\d+)_(\d+)/(\w+)", r"downsample_layers.\1.\2.\3"),
+        Rule(r"stem_(\d)/(\w+)", r"downsample_layers.0.\1.\2"),
+        Rule(r"stages_(\d+)/downsample_(\d)/(\w+)", r"downsample_layers.\1.\2.\3"),
         Rule(rf"{_BLOCK}/(gamma\d)", rf"{_THEIRS}.\3"),
         Rule(rf"{_BLOCK}/gnconv/dwconv/complex_weight", rf"{_THEIRS}.gnconv.dwconv.complex_weight"),
         Rule(rf"{_BLOCK}/gnconv/dwconv/(\w+)/(\w+)", rf"{_THEIRS}.gnconv.dwconv.\3.\4"),
