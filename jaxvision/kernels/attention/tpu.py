@@ -105,15 +105,15 @@ def _forward_kernel(call: Call, dim: int, examples: int, *refs):
     _each(examples, one)
 
 
-def _backward_kernel(call: Call, dim: int, examples: int, moving: tuple[bool, bool], *refs):
-    """`moving`: whether gradients of the offset (summed over this grid step's examples) and of the bias (over a group's steps) are asked for."""
+def _backward_kernel(call: Call, dim: int, examples: int, moving: tuple[bool, int], *refs):
+    """`moving`: whether the offset's gradient is asked for, summed over this grid step's examples, and over how many rounds the bias's is; 0: not."""
     blocks = _Blocks(call, refs[1:], dim, examples)
     cotangent, outs, width = refs[0], blocks.rest, dim // call.heads
     offset_out, bias_out = outs[call.arrays] if moving[0] else None, outs[-1] if moving[1] else None
     if moving[0]:
         offset_out[...] = jnp.zeros(offset_out.shape, offset_out.dtype)
     if moving[1]:
-        first = pl.program_id(1) % (pl.num_programs(1) // call.groups) == 0
+        first = jax.lax.rem(pl.program_id(1), moving[1]) == 0
         pl.when(first)(lambda: bias_out.__setitem__(..., jnp.zeros(bias_out.shape, bias_out.dtype)))
 
     def store(part, example, first, value):
@@ -203,7 +203,8 @@ def _specs(call: Call, operands, plan):
 def _bias_spec(bias, examples: int, steps: int = 1, rounds: int = 0):
     """`rounds` over the biases make one group; 0: there are no groups."""
     own = bias.shape[0] > 1
-    group = lambda j: j // rounds if rounds else 0
+    # Not `//`: for signs that never come it asks which chip is at hand, and there is none while compiling ahead.
+    group = lambda j: jax.lax.div(j, jnp.int32(rounds)) if rounds else 0
     return pl.BlockSpec((examples if own else 1, *bias.shape[1:]), lambda i, j: (steps * group(j) + (i if own else 0), 0, 0, 0))
 
 
@@ -252,7 +253,7 @@ def backward(call: Call, which: tuple[int, ...], cotangent, *operands, interpret
     spec = pl.BlockSpec((examples, *cotangent.shape[1:]), lambda i, j: (j * steps + i, 0, 0))
     results = list(
         pl.pallas_call(
-            functools.partial(_backward_kernel, call, dim, examples, moving),
+            functools.partial(_backward_kernel, call, dim, examples, (moving[0], rounds // call.groups if moving[1] else 0)),
             out_shape=out_shape,
             grid=(steps, rounds),
             in_specs=[spec, *specs],
