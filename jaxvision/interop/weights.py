@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -27,8 +27,8 @@ from jaxvision.trees import map_named, named_leaves
 # Image sides that published weights have; a file does not say its own.
 SIDES = (224, 384, 256, 448, 512, 240, 288, 336, 320, 192, 160, 128, 96, 64, 48, 32, 28, 16, 8)
 COLLECTIONS = ("params", "batch_stats")
-# Arrays of a state dict that are counters and not weights.
-COUNTERS = r".*num_batches_tracked"
+# Arrays of a state dict that are counters or tables of indices, and not weights.
+BUFFERS = r".*(num_batches_tracked|relative_position_index|attn_mask)"
 
 
 def load_pretrained(
@@ -63,11 +63,11 @@ def load_pretrained(
     """
     plain = model.clone(scan=False) if getattr(model, "scan", False) else model
     arrays, layout = read_arrays(path, section)
-    arrays = {name: array for name, array in arrays.items() if not re.fullmatch(COUNTERS, name) and not (ignore and re.fullmatch(ignore, name))}
+    arrays = {name: array for name, array in arrays.items() if not re.fullmatch(BUFFERS, name) and not (ignore and re.fullmatch(ignore, name))}
     if adapt := getattr(_module(model), "adapt_checkpoint", None):
         arrays = adapt(arrays, layout, plain)
     shapes = registry.shapes_of(plain, channels)
-    resolved = {collection: _entries(model, tree, layout) for collection, tree in shapes.items()}
+    resolved = _best_spelling(model, shapes, arrays, layout)
 
     missing, other, used, allowed = [], [], set(), "|".join(filter(None, (allow_missing, HEAD if reinit_head else None)))
     values, old_model = {}, plain.clone(image_size=tuple(image_size)) if image_size else None
@@ -145,11 +145,31 @@ def _module(model: nn.Module):
     return sys.modules[type(model).__module__]
 
 
-def _entries(model: nn.Module, tree: Any, layout: str) -> dict[str, rules.Entry]:
+def _spellings(model: nn.Module, layout: str) -> list[str]:
+    """The keys of the model's CHECKPOINT that may describe a file of this layout, timm's first."""
     table = getattr(_module(model), "CHECKPOINT", {"torch": ()})
-    if layout not in table:
+    fitting = [key for key in table if (key == "npz") == (layout == "npz")]
+    if not fitting:
         raise CheckpointError(f"{type(model).__name__} has no rules for files of the layout {layout!r}; there are: {', '.join(sorted(table))}")
-    return rules.entries({name: np.shape(leaf) for name, leaf in named_leaves(tree).items()}, table[layout], layout)
+    return sorted(fitting, key=lambda key: key != "torch")
+
+
+def _best_spelling(model: nn.Module, shapes: Mapping[str, Any], names: Collection[str], layout: str) -> dict[str, dict[str, rules.Entry]]:
+    """The entries of every collection by the spelling that leaves the fewest names unmatched."""
+    best, fewest = {}, None
+    for spelling in _spellings(model, layout):
+        resolved = {collection: _entries(model, tree, spelling) for collection, tree in shapes.items()}
+        wanted = {name for entries in resolved.values() for entry in entries.values() for name in entry.names}
+        unmatched = len(wanted ^ set(names))
+        if fewest is None or unmatched < fewest:
+            best, fewest = resolved, unmatched
+    return best
+
+
+def _entries(model: nn.Module, tree: Any, spelling: str) -> dict[str, rules.Entry]:
+    table = getattr(_module(model), "CHECKPOINT", {"torch": ()})[spelling]
+    paths = {name: np.shape(leaf) for name, leaf in named_leaves(tree).items()}
+    return rules.entries(paths, table, "npz" if spelling == "npz" else "torch")
 
 
 def _resizer(model: nn.Module, name: str):

@@ -9,6 +9,7 @@ that of the paper's own. An image whose sides are no multiples of 32 loses its l
 """
 
 import functools
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -226,11 +227,27 @@ class ConvNeXt(nn.Module):
         return LayerNorm(self.epsilon, **dtypes, name="stem_2")(x)
 
 
+_PLACES = {"conv_dw": "block.0", "norm": "block.2", "mlp/fc1": "block.3", "mlp/fc2": "block.5"}
+
+
+def _torchvision_layer(match: re.Match) -> str:
+    stage, number, *names = match.groups()
+    return ".".join([f"features.{2 * int(stage) + 1}.{number}", *(_PLACES.get(name, name) for name in names)])
+
+
 CHECKPOINT = {
     "torch": (
         Rule(r"stages_(\d+)/blocks_(\d+)/layer_scale/gamma", r"stages.\1.blocks.\2.gamma"),
         Rule(r"head/pre_logits/(.*)", r"head.pre_logits.fc.\1"),
-    )
+    ),
+    "torchvision": (
+        Rule(r"stem_([01])/(\w+)", r"features.0.\1.\2"),
+        Rule(r"stages_(\d)/downsample_([01])/(\w+)", lambda match: f"features.{2 * int(match[1])}.{match[2]}.{match[3]}"),
+        Rule(r"stages_(\d)/blocks_(\d+)/(layer_scale)/gamma", _torchvision_layer, save=lambda array: (array[:, None, None],), literal=True),
+        Rule(r"stages_(\d)/blocks_(\d+)/(conv_dw|norm|mlp/fc1|mlp/fc2)/(\w+)", _torchvision_layer),
+        Rule(r"head/norm/(\w+)", r"classifier.0.\1"),
+        Rule(r"head/fc/(\w+)", r"classifier.2.\1"),
+    ),
 }
 
 _DEPTHS = {"tiny": (3, 3, 9, 3), "nano": (2, 2, 8, 2), "mini": (2, 2, 6, 2), "big": (3, 3, 27, 3), "huge": (3, 4, 30, 3)}

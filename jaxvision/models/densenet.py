@@ -8,10 +8,12 @@ The tap "stem" holds the map before the max-pool.
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -146,3 +148,9 @@ CHECKPOINT = {
         Rule(r"(transition\d)/(\w+)/(\w+)", r"features.\1.\2.\3"),
     )
 }
+
+
+def adapt_checkpoint(arrays: dict[str, np.ndarray], layout: str, model: DenseNet) -> dict[str, np.ndarray]:
+    """The arrays of a file under today's names: the published files have a dot before the numbers of a layer's parts (`denselayer1.norm.1`)."""
+    del layout, model
+    return {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name): array for name, array in arrays.items()}

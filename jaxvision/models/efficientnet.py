@@ -8,6 +8,7 @@ follows also carries 1,088 parameters that it never uses, which are left out her
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -182,9 +183,49 @@ VARIANTS = {
     "efficientnet_b0_cifar": Variant(EfficientNet, {"stem_strides": 1, "head": 0, "dropout": 0.2, "drop_path": 0.2}, **CIFAR),
 }
 
+# torchvision's places of a block's layers: in the first stage, whose blocks do not expand, and in the others.
+_PLACES = (
+    {"conv_dw": "0.0", "bn1": "0.1", "conv_reduce": "1.fc1", "conv_expand": "1.fc2", "conv_pw": "2.0", "bn2": "2.1"},
+    {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_reduce": "2.fc1", "conv_expand": "2.fc2", "conv_pwl": "3.0", "bn3": "3.1"},
+)
+_MOBILE_PLACES = (
+    {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"},
+    {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_pwl": "2", "bn3": "3"},
+)
+# Blocks of MobileNetV2 before each stage: torchvision counts them through.
+_BEFORE = (0, 1, 3, 6, 10, 13, 16)
+
+
+def _efficientnet_block(stage: int, number: int) -> str:
+    return f"{stage + 1}.{number}.block"
+
+
+def _mobilenet_block(stage: int, number: int) -> str:
+    return f"{(*_BEFORE, *(17,) * stage)[stage] + number + 1}.conv"
+
+
+def _torchvision(block: Callable[[int, int], str], places: tuple[dict[str, str], ...], last: int) -> tuple[Rule, ...]:
+    """The rules of a list `features` that holds the stem, the blocks, and at `last` the head convolution."""
+
+    def layer(match: re.Match) -> str:
+        stage, number, name, leaf = match.groups()
+        return f"features.{block(int(stage), int(number))}.{places[stage != '0'].get(name, name)}.{leaf}"
+
+    return (
+        Rule(r"conv_stem/(\w+)", r"features.0.0.\1"),
+        Rule(r"bn1/(\w+)", r"features.0.1.\1"),
+        Rule(r"blocks_(\d+)_(\d+)/(?:se/)?(\w+)/(\w+)", layer),
+        Rule(r"conv_head/(\w+)", rf"features.{last}.0.\1"),
+        Rule(r"bn2/(\w+)", rf"features.{last}.1.\1"),
+        Rule(r"classifier/(\w+)", r"classifier.1.\1"),
+    )
+
+
 CHECKPOINT = {
     "torch": (
         Rule(r"blocks_(\d+)_(\d+)/(\w+)/(\w+)", r"blocks.\1.\2.\3.\4"),
         Rule(r"blocks_(\d+)_(\d+)/(\w+)/(\w+)/(\w+)", r"blocks.\1.\2.\3.\4.\5"),
-    )
+    ),
+    "torchvision": _torchvision(_efficientnet_block, _PLACES, last=8),
+    "torchvision, MobileNetV2": _torchvision(_mobilenet_block, _MOBILE_PLACES, last=18),
 }

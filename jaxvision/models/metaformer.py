@@ -19,8 +19,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError, nearest
+from jaxvision.models.metaformer_checkpoint import CHECKPOINT as CHECKPOINT
 from jaxvision.models.registry import Variant
-from jaxvision.models.rules import Rule
 from jaxvision.models.token_mixers import MIXERS, activate, fits, init
 from jaxvision.nn.classifier import Classifier, global_mean, torch_bias, torch_kernel
 from jaxvision.nn.conv import Conv
@@ -317,20 +317,6 @@ SIZE_DEPENDENT = (
     *((rf"stages_{stage}/pos_embed", functools.partial(_resize_map, stage=stage)) for stage in range(4)),
     *((rf"stages_{stage}/blocks_\d+/token_mixer/fc/kernel", functools.partial(_refuse, stage=stage)) for stage in range(4)),
 )
-_BLOCK = r"stages_(\d+)/blocks_(\d+)"
-CHECKPOINT = {
-    "torch": (
-        Rule(rf"{_BLOCK}/((?:layer|res)_scale\d)/gamma", r"stages.\1.blocks.\2.\3.scale", literal=True),
-        Rule(rf"{_BLOCK}/(\w+)/(act1?)/scale", r"stages.\1.blocks.\2.\3.\4.scale", literal=True),
-        Rule(
-            r"stages_(\d+)/pos_embed",
-            r"stages.\1.pos_embed",
-            load=lambda arrays, shape: arrays[0].transpose(0, 2, 3, 1),
-            save=lambda array: (array.transpose(0, 3, 1, 2),),
-        ),
-    )
-}
-
 _SMALL, _MEDIUM = (64, 128, 320, 512), (96, 192, 384, 768)
 _POOL, _IDENTITY = ("pool",) * 4, ("identity",) * 4
 # What the follow-up paper changed: no biases, StarReLU, LayerNorm around patch convolutions, scales on the residual of the last two stages.

@@ -9,6 +9,7 @@ leaves the last activation out. Names and constants are timm's; the "_tv" varian
 import functools
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -237,4 +238,19 @@ def _settings(name: str) -> dict:
 
 VARIANTS = {name: Variant(RegNet, _settings(name), parameters=row[2], **row[3]) for name, row in TABLE.items()}
 
-CHECKPOINT = {"torch": (Rule(r"s(\d)_b(\d+)/(\w+)/(\w+)/(\w+)", r"s\1.b\2.\3.\4.\5"), Rule(r"head/(\w+)", r"head.fc.\1"))}
+_PARTS = {"conv1": "f.a", "conv2": "f.b", "conv3": "f.c", "se": "f.se", "downsample": "proj", "conv": "0", "bn": "1"}
+
+
+def _torchvision_block(match: re.Match) -> str:
+    stage, number, part, layer, leaf = match.groups()
+    return f"trunk_output.block{stage}.block{stage}-{int(number) - 1}.{_PARTS[part]}.{_PARTS.get(layer, layer)}.{leaf}"
+
+
+CHECKPOINT = {
+    "torch": (Rule(r"s(\d)_b(\d+)/(\w+)/(\w+)/(\w+)", r"s\1.b\2.\3.\4.\5"), Rule(r"head/(\w+)", r"head.fc.\1")),
+    "torchvision": (
+        Rule(r"stem/(\w+)/(\w+)", lambda match: f"stem.{_PARTS[match[1]]}.{match[2]}"),
+        Rule(r"s(\d)_b(\d+)/(\w+)/(\w+)/(\w+)", _torchvision_block),
+        Rule(r"head/(\w+)", r"fc.\1"),
+    ),
+}

@@ -8,6 +8,7 @@ As there, the stride of a bottleneck sits in its 3x3 convolution.
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +212,19 @@ VARIANTS = {
     )
 }
 
+_BIT = {
+    "1": "a", "2": "b", "3": "c", "conv": "standardized_conv2d", "norm": "group_norm", "scale": "gamma", "bias": "beta", "kernel": "kernel",
+}  # fmt: skip
+
+
+def _bit_layer(match: re.Match) -> str:
+    stage, number, kind, place, *leaf = match.groups()
+    unit = f"resnet/block{int(stage) + 1}/unit{int(number) + 1:02d}"
+    if kind == "downsample":
+        return f"{unit}/a/proj/standardized_conv2d/kernel"
+    return f"{unit}/{_BIT[place]}/{_BIT[kind]}/{_BIT[leaf[0]]}"
+
+
 CHECKPOINT = {
     "torch": (
         Rule(r"stages_(\d)_(\d+)/downsample/kernel", r"stages.\1.blocks.\2.downsample.conv.kernel"),
@@ -218,5 +232,14 @@ CHECKPOINT = {
         # The published head is a 1x1 convolution.
         Rule(r"head/kernel", r"head.fc.kernel", load=lambda arrays, shape: arrays[0].reshape(shape[::-1]).T, save=lambda a: (a.T[:, :, None, None],)),
         Rule(r"head/bias", r"head.fc.bias"),
-    )
+    ),
+    # The release of BiT, whose units are numbered from 1.
+    "npz": (
+        Rule(r"stem/conv/kernel", "resnet/root_block/standardized_conv2d/kernel"),
+        Rule(r"stages_(\d)_(\d+)/(conv|norm)([123])/(\w+)", _bit_layer),
+        Rule(r"stages_(\d)_(\d+)/(downsample)()/kernel", _bit_layer),
+        Rule(r"norm/(\w+)", lambda match: f"resnet/group_norm/{_BIT[match[1]]}"),
+        Rule(r"head/kernel", "resnet/head/conv2d/kernel", save=lambda array: (array[None, None],)),
+        Rule(r"head/bias", "resnet/head/conv2d/bias"),
+    ),
 }

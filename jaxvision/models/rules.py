@@ -2,12 +2,13 @@
 
 A model file lists only what differs from the convention, in a table a layout:
 
-    CHECKPOINT = {"torch": (Rule(r"head/(.*)", r"head.fc.\\1"), …), "npz": (…)}
+    CHECKPOINT = {"torch": (Rule(r"head/(.*)", r"head.fc.\\1"), …), "npz": (…), "torchvision": (…)}
 
-The convention for "torch": path components `blocks_3` read `blocks.3`, components are joined by ".", leaves `kernel`, `scale`, `embedding` are
-called `weight`, `mean` and `var` are `running_mean` and `running_var`; a kernel's axes move from (…space, in, out) to (out, in, …space).
-For "npz": components are joined by "/", nothing is renamed or moved. Rules are tried in order; the first whose `ours` matches the whole
-'/'-joined path (collection left out) wins, and the convention serves the rest.
+"torch" is timm's spelling; every other key but "npz" names a further spelling of PyTorch files, with the same convention, and a file is read by
+the one that fits it best. The convention for "torch": path components `blocks_3` read `blocks.3`, components are joined by ".", leaves `kernel`,
+`scale`, `embedding` are called `weight`, `mean` and `var` are `running_mean` and `running_var`; a kernel's axes move from (…space, in, out) to
+(out, in, …space). For "npz": components are joined by "/", nothing is renamed or moved. Rules are tried in order; the first whose `ours` matches
+the whole '/'-joined path (collection left out) wins, and the convention serves the rest.
 """
 
 import dataclasses
@@ -41,14 +42,15 @@ class Rule:
     Attributes:
       ours: regular expression for the whole '/'-joined path of a leaf of ours.
       theirs: template of the foreign name (`\\1` and friends; a torch leaf name is translated after expansion, dots are the writer's), or
-        several templates when one leaf of ours is several arrays of theirs (a fused q, k, v); None when the checkpoint does not hold it.
+        several templates when one leaf of ours is several arrays of theirs (a fused q, k, v), or a function of the match where names are counted
+        otherwise; None when the checkpoint does not hold it.
       load: foreign arrays, in the order of `theirs` -> our array, given our shape; default: the layout's convention.
       save: our array -> foreign arrays, the inverse of `load`.
       literal: `theirs` ends in the leaf's own name in that checkpoint (a torch parameter that is called `scale`): it is not translated.
     """
 
     ours: str
-    theirs: str | Sequence[str] | None
+    theirs: str | Sequence[str] | Callable[[re.Match], str] | None
     load: Callable[[Sequence[np.ndarray], tuple[int, ...]], np.ndarray] | None = None
     save: Callable[[np.ndarray], Sequence[np.ndarray]] | None = None
     literal: bool = False
@@ -91,8 +93,10 @@ def resolve(path: str, rules: Sequence[Rule], layout: str) -> Entry | None:
         if match := re.fullmatch(rule.ours, path):
             if rule.theirs is None:
                 return None
-            templates = (rule.theirs,) if isinstance(rule.theirs, str) else tuple(rule.theirs)
-            names = tuple(match.expand(template) for template in templates)
+            if callable(rule.theirs):
+                names = (rule.theirs(match),)
+            else:
+                names = tuple(match.expand(template) for template in ((rule.theirs,) if isinstance(rule.theirs, str) else rule.theirs))
             if layout == "torch" and not rule.literal:
                 names = tuple(_translate_leaf(name) for name in names)
             return Entry(names, rule.load or load, rule.save or save)

@@ -9,6 +9,7 @@ with the image (side / 32), as EfficientTrain (arXiv 2211.09703) has it at 96 to
 """
 
 import functools
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -177,7 +178,24 @@ def _resize_table(value: np.ndarray, old: Swin, new: Swin, *, stage: int) -> np.
 SIZE_DEPENDENT = tuple(
     (rf"layers_{stage}/blocks_\d+/attn/relative_position_bias_table", functools.partial(_resize_table, stage=stage)) for stage in range(4)
 )
-CHECKPOINT = {"torch": (Rule(r"head/(.*)", r"head.fc.\1"),)}
+_PLACES = {"proj": "0", "norm": "2", "mlp/fc1": "mlp.0", "mlp/fc2": "mlp.3"}
+
+
+def _torchvision_block(match: re.Match) -> str:
+    stage, number, layer, leaf = match.groups()
+    return f"features.{2 * int(stage) + 1}.{number}.{_PLACES.get(layer, layer.replace('/', '.'))}.{leaf}"
+
+
+CHECKPOINT = {
+    "torch": (Rule(r"head/(.*)", r"head.fc.\1"),),
+    # The first release, where merging ends a stage instead of beginning the next.
+    "microsoft": (Rule(r"layers_(\d)/downsample/(\w+)/(\w+)", lambda match: f"layers.{int(match[1]) - 1}.downsample.{match[2]}.{match[3]}"),),
+    "torchvision": (
+        Rule(r"patch_embed/(\w+)/(\w+)", lambda match: f"features.0.{_PLACES[match[1]]}.{match[2]}"),
+        Rule(r"layers_(\d)/downsample/(\w+)/(\w+)", lambda match: f"features.{2 * int(match[1])}.{match[2]}.{match[3]}"),
+        Rule(r"layers_(\d)/blocks_(\d+)/(\w+|attn/qkv|attn/proj|mlp/fc1|mlp/fc2)/(\w+)", _torchvision_block),
+    ),
+}
 
 
 def _variant(dim: int, third: int, window: int | tuple[int, ...], parameters: int, **constants) -> Variant:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError
 from jaxvision.models.registry import Variant
-from jaxvision.models.rules import Rule
+from jaxvision.models.rules import Rule, from_torch, to_torch
 from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.norm import BatchNorm
@@ -127,4 +127,24 @@ VARIANTS["vgg16_bn_cifar"] = Variant(
     VGG, {"rows": ROWS["vgg16"], "batch_norm": True, "hidden": 0, "hidden_window": 1}, parameters=14_728_266, **CIFAR
 )
 
-CHECKPOINT = {"torch": (Rule(r"head/(\w+)", r"head.fc.\1"),)}
+
+
+def _as_window(arrays, shape):
+    """A dense layer over the flattened map (out, in rows columns) as the convolution that it is."""
+    return from_torch(arrays[0].reshape(shape[3], shape[2], *shape[:2]))
+
+
+def _as_dense(array):
+    return (to_torch(array).reshape(array.shape[-1], -1),)
+
+
+CHECKPOINT = {
+    "torch": (Rule(r"head/(\w+)", r"head.fc.\1"),),
+    "torchvision": (
+        Rule(r"pre_logits/fc1/kernel", r"classifier.0.kernel", _as_window, _as_dense),
+        Rule(r"pre_logits/fc2/kernel", r"classifier.3.kernel", _as_window, _as_dense),
+        Rule(r"pre_logits/fc1/bias", r"classifier.0.bias"),
+        Rule(r"pre_logits/fc2/bias", r"classifier.3.bias"),
+        Rule(r"head/(\w+)", r"classifier.6.\1"),
+    ),
+}

@@ -40,8 +40,22 @@ def _thirds(array):
 
 _BLOCK = r"Transformer/encoderblock_\1/"
 _QKV = tuple(rf"{_BLOCK}MultiHeadDotProductAttention_1/{name}" for name in ("query", "key", "value"))
+_LAYER = r"encoder.layers.encoder_layer_\1."
 CHECKPOINT = {
     "torch": (Rule(r"pre_logits/(\w+)", r"pre_logits.fc.\1"),),
+    "torchvision": (
+        Rule(r"patch_embed/proj/(\w+)", r"conv_proj.\1"),
+        Rule(r"cls_token", "class_token"),
+        Rule(r"pos_embed", "encoder.pos_embedding"),
+        Rule(r"blocks_(\d+)/norm(\d)/(\w+)", rf"{_LAYER}ln_\2.\3"),
+        Rule(r"blocks_(\d+)/attn/qkv/kernel", rf"{_LAYER}self_attention.in_proj_weight"),
+        Rule(r"blocks_(\d+)/attn/qkv/bias", rf"{_LAYER}self_attention.in_proj_bias"),
+        Rule(r"blocks_(\d+)/attn/proj/(\w+)", rf"{_LAYER}self_attention.out_proj.\2"),
+        Rule(r"blocks_(\d+)/mlp/fc1/(\w+)", rf"{_LAYER}mlp.0.\2"),
+        Rule(r"blocks_(\d+)/mlp/fc2/(\w+)", rf"{_LAYER}mlp.3.\2"),
+        Rule(r"norm/(\w+)", r"encoder.ln.\1"),
+        Rule(r"head/(\w+)", r"heads.head.\1"),
+    ),
     # The first JAX releases' names, where the children of a block are numbered through; `adapt_checkpoint` brings the later ones to these.
     "npz": (
         Rule(r"patch_embed/proj/(\w+)", r"embedding/\1"),
@@ -63,12 +77,13 @@ CHECKPOINT = {
 def adapt_checkpoint(arrays: dict[str, np.ndarray], layout: str, model: nn.Module) -> dict[str, np.ndarray]:
     """The arrays of a file under the names that CHECKPOINT uses.
 
-    torch: DeiT III's own `gamma_1`. npz: linen's numbering by type, big_vision's `pos_embedding` at the top, and its scanned `encoderblock` with a
-    leading layer axis. In both the class token's row of the position table is added, or folded into the class token, where file and model
-    differ in having one.
+    torch: DeiT III's own `gamma_1`, and the perceptrons of torchvision's first files. npz: linen's numbering by type, big_vision's `pos_embedding`
+    at the top, and its scanned `encoderblock` with a leading layer axis. In both the class token's row of the position table is added, or folded
+    into the class token, where file and model differ in having one.
     """
     if layout == "torch":
         arrays = {re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name): array for name, array in arrays.items()}
+        arrays = {name.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3."): array for name, array in arrays.items()}
         return _match_class_row(arrays, "cls_token", "pos_embed", model, None)
     adapted = {}
     for name, array in arrays.items():
