@@ -115,7 +115,7 @@ def demo() -> ConfigDict:
                 "tile": 2,
                 "overlap": 0,
             },
-            "optim": {"name": "adam", "lr": 2e-3, "schedule": "cosine", "warmup": 100, "clip": 1.0, "ema": 0.999, "ema_warmup": "tf"},
+            "optim": {"name": "adam", "lr": 2e-3, "schedule": "cosine", "warmup": 0.03, "clip": 1.0, "ema": 0.999, "ema_warmup": "tf"},
             "checkpoint": {"metric": "test/psnr"},
             "stages": (("teacher", {}), ("student", _as_student(3000, 1e-3, 128))),
         }

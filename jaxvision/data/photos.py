@@ -64,9 +64,13 @@ def windows(picture: UInt8[np.ndarray, "h w c"], size: tuple[int, int], stride: 
 
 
 def open_photos(split: str, size: tuple[int, int]) -> ArraySource:
-    """Windows of `size` pixels of the photographs of a split: image (N, H, W, 3) uint8. Raises DataError when none is that large."""
+    """Windows of `size` pixels of the photographs of a split: image (N, H, W, 3) uint8, and the number of its photograph, `picture` (N,) int32.
+
+    Raises DataError when no photograph is that large.
+    """
     stride = size if split == "test" else tuple(max(1, side // 2) for side in size)
-    cut = np.concatenate([windows(picture, size, stride) for picture in photographs(split).values()])
-    if not len(cut):
+    cut = [windows(picture, size, stride) for picture in photographs(split).values()]
+    number = np.repeat(np.arange(len(cut), dtype=np.int32), [len(part) for part in cut])
+    if not len(number):
         raise DataError(f"none of the photographs holds a window of {size[0]} x {size[1]} pixels; set data.size smaller")
-    return ArraySource(f"photos/{split}", {"image": cut})
+    return ArraySource(f"photos/{split}", {"image": np.concatenate(cut), "picture": number})

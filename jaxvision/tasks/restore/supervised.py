@@ -148,6 +148,10 @@ class Restore(Task):
         """(sums, rows) of restored pictures beside the clean ones, and of the damaged ones enlarged, as "input_<metric>"."""
         clean, plain = batch["clean"], enlarged(batch["image"], self.scale) if batch["image"].shape != batch["clean"].shape else batch["image"]
         sums, rows = {}, {}
+        if "picture" in batch:
+            ours, before, truth = (quality.comparable(image, border=self.border, luma_only=True) for image in (made, plain, clean))
+            rows |= {"picture": batch["picture"], "error": jnp.square(ours - truth).mean((1, 2, 3))}
+            rows["input_error"] = jnp.square(before - truth).mean((1, 2, 3))
         for name in self.metrics:
             if name in METRICS:
                 sums[name] = total(METRICS[name](made, clean, self.border), batch["weight"])
@@ -166,10 +170,15 @@ class Restore(Task):
         return (image - np.asarray(variant.mean, np.float32)) / np.asarray(variant.std, np.float32)
 
     def summarize(self, rows, names):
-        if "fid" not in self.metrics:
-            return {}
-        test = rows["test"]
-        return {"fid": quality.frechet_distance(test["features"], test["clean_features"])}
+        """"fid"; and, where the data say which windows are one picture's, "picture_psnr_y": PSNR of whole pictures, mean over pictures."""
+        test, figures = rows["test"], {}
+        if "fid" in self.metrics:
+            figures["fid"] = quality.frechet_distance(test["features"], test["clean_features"])
+        if "picture" in test:
+            for name, error in (("picture_psnr_y", "error"), ("input_picture_psnr_y", "input_error")):
+                errors = [test[error][test["picture"] == number].mean() for number in np.unique(test["picture"])]
+                figures[name] = float(np.mean(-10 * np.log10(np.maximum(errors, 1e-10))))
+        return figures
 
     def figures(self, state, batch) -> dict[str, Float[Array, "n p q c"]]:
         """Columns of a sheet for people, a row an example: damaged, restored, clean."""

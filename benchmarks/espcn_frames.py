@@ -1,0 +1,124 @@
+"""ESPCN on video frames on the CPU beside the same network in PyTorch, in one interleaved run: frames a second of 1920 x 1080 pixels.
+
+    python benchmarks/espcn_frames.py --torch-python=/path/to/python/with/torch [--scales=2,3,4] [--rounds=7]
+
+Luma alone, float32, one frame a call, all processors of this process. Each line: frames/s of both by the median, and ours over theirs by the median,
+by the shortest call, and by processor time. SRCNN (9-5-5), which works at the large size, is timed beside them for the first scale.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+HEIGHT, WIDTH = 1080, 1920
+
+
+def jax_step(name: str, scale: int):
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvision.models.registry import create_model
+
+    model = create_model(f"{name}_x{scale}", num_classes=0)
+    image = jax.random.uniform(jax.random.key(0), (1, HEIGHT // scale, WIDTH // scale, 1), jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(1), image[:, :8, :8])
+    call = jax.jit(model.apply).lower(variables, image).compile()
+    return lambda: call(variables, image).block_until_ready()
+
+
+def torch_step(name: str, scale: int):
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    layers = [nn.Conv2d(1, 64, 5, padding=2), nn.Tanh(), nn.Conv2d(64, 32, 3, padding=1), nn.Tanh()]
+    layers += [nn.Conv2d(32, scale**2, 3, padding=1), nn.PixelShuffle(scale)]
+    model = nn.Sequential(*layers).eval()
+    image = torch.rand(1, 1, HEIGHT // scale, WIDTH // scale)
+
+    def run(memory_format):
+        net, frame = model.to(memory_format=memory_format), image.to(memory_format=memory_format)
+        with torch.inference_mode():
+            return net(frame)
+
+    best = min((torch.channels_last, torch.contiguous_format), key=lambda layout: (run(layout), timed(lambda: run(layout))["wall"])[1])
+    return lambda: run(best)
+
+
+STEPS = {"jax": jax_step, "torch": torch_step}
+
+
+def timed(step) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    step()
+    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+
+def work(library: str) -> None:
+    """A worker: a line of arguments builds a step, an empty line runs it once; each is answered by one line of JSON."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    step = None
+    for line in sys.stdin:
+        if line.strip():
+            step = STEPS[library](**json.loads(line))
+            step()
+        print(json.dumps(timed(step)), file=answers, flush=True)
+
+
+class Worker:
+    """A process that has one library loaded and one network ready."""
+
+    def __init__(self, python: str, library: str, name: str, scale: int):
+        command = [python, os.path.abspath(__file__), f"--worker={library}"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ask(json.dumps({"name": name, "scale": scale}))
+
+    def ask(self, line: str = "") -> dict[str, float]:
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{' '.join(self.process.args)} ended with exit code {self.process.wait()}: see its messages above")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch-python", help="the interpreter of an environment with torch; without it this library alone")
+    parser.add_argument("--scales", default="3,2,4")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.worker:
+        return work(flags.worker)
+    print("| scale | arm | frames/s | ESPCN's speed over it | by the shortest call | by processor time |")
+    for number, scale in enumerate(map(int, flags.scales.split(","))):
+        arms = {"ESPCN": Worker(sys.executable, "jax", "espcn_y", scale)}
+        if flags.torch_python:
+            arms["ESPCN, PyTorch"] = Worker(flags.torch_python, "torch", "espcn_y", scale)
+        if number == 0:
+            arms["SRCNN"] = Worker(sys.executable, "jax", "srcnn_955", scale)
+        times = {arm: [] for arm in arms}
+        for _ in range(flags.rounds):
+            for arm, worker in arms.items():
+                times[arm].append(worker.ask())
+        kinds = ((statistics.median, "wall"), (min, "wall"), (min, "cpu"))
+        figure = {arm: [f([t[kind] for t in each]) for f, kind in kinds] for arm, each in times.items()}
+        for arm, values in figure.items():
+            ratios = [theirs / ours for theirs, ours in zip(values, figure["ESPCN"])]
+            print(f"| {scale} | {arm} | {1 / values[0]:.2f} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
+        for worker in arms.values():
+            worker.close()
+
+
+if __name__ == "__main__":
+    main()

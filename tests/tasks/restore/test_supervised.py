@@ -1,0 +1,135 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxvision import fit
+from jaxvision.augment.degrade import quantize
+from jaxvision.augment.ycbcr import luma, rgb_to_ycbcr
+from jaxvision.data.photos import photographs
+from jaxvision.errors import ConfigError
+from jaxvision.nn.resize import bicubic
+from jaxvision.tasks import make_task
+from jaxvision.tasks.base import Problem
+from jaxvision.tasks.restore import quality
+from jaxvision.train.config import complete
+from jaxvision.train.modes import predict
+
+
+def config(**task):
+    return complete(
+        {
+            "steps": 2,
+            "batch_size": 4,
+            "image_size": (96, 96),
+            "eval_every": 100,
+            "eval_batch_size": 30,
+            "writers": ("jsonl",),
+            "compilation_cache": "",
+            "mesh": {"data": 1},
+            "model": {"name": "espcn_y_x2", "widths": (8, 4)},
+            "data": {"source": "photos", "size": (96, 96), "channels": 3},
+            "task": {"name": "restore/supervised", "color": "y", "loss": "l2", "patch": 24, "tile": 32, "overlap": 8, **task},
+            "optim": {"name": "adam", "lr": 1e-3},
+            "checkpoint": {"metric": "test/psnr_y"},
+        }
+    )
+
+
+def problem(channels=3):
+    return Problem(classes=(), channels=channels, train_size=100, total_steps=2, steps_per_epoch=25.0)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "restore"
+    return workdir, fit(config(), workdir, report=lambda line: None)
+
+
+def test_the_damaged_pictures_are_measured_beside_the_restored_ones(finished):
+    metrics = finished[1]
+    assert {"test/psnr_y", "test/ssim_y", "test/psnr", "test/input_psnr_y", "test/input_ssim_y"} <= metrics.keys()
+    figures = []
+    for picture in photographs("test").values():
+        whole = jnp.asarray(picture, jnp.float32) / 255
+        for y in range(0, picture.shape[0] - 95, 96):
+            for x in range(0, picture.shape[1] - 95, 96):
+                clean = whole[None, y : y + 96, x : x + 96]
+                enlarged = bicubic(quantize(bicubic(clean, (48, 48))), (96, 96))
+                a, b = (np.asarray(luma(quantize(image)))[0, 2:-2, 2:-2] for image in (enlarged, clean))
+                figures.append(-10 * np.log10(np.square(a - b).mean()))
+    assert metrics["test/input_psnr_y"] == pytest.approx(np.mean(figures), abs=1e-3)
+
+
+def test_sheets_of_before_and_after_are_written_while_it_trains(finished):
+    with Image.open(finished[0] / "pictures" / "00000002.png") as sheet:
+        assert sheet.width > 3 * 112 and sheet.height > 6 * 112
+
+
+def test_prediction_writes_the_restored_photograph_at_its_own_size_and_frames_one_by_one(finished, tmp_path):
+    rng = np.random.RandomState(0)
+    pictures = [Image.fromarray(rng.randint(0, 256, (37, 50, 3)).astype(np.uint8)) for _ in range(2)]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pictures[0].save(folder / "photo.png")
+    pictures[0].save(folder / "clip.tiff", save_all=True, append_images=pictures[1:])
+    (folder / "zbroken.png").write_bytes(b"no picture")
+    lines = []
+    written = predict(None, finished[0], folder, output=tmp_path / "out", report=lines.append)
+    assert sorted(str(path.relative_to(tmp_path / "out" / "images")) for path in written) == ["clip/00001.png", "clip/00002.png", "photo.png"]
+    for path in written:
+        with Image.open(path) as picture:
+            assert picture.size == (100, 74)
+    np.testing.assert_array_equal(*(np.asarray(Image.open(tmp_path / "out" / "images" / name)) for name in ("photo.png", "clip/00001.png")))
+    assert any("zbroken.png" in line for line in lines)
+
+
+def test_luma_is_restored_by_the_network_and_chroma_by_interpolation():
+    task = make_task(config(), problem())
+    low = jnp.asarray(np.random.RandomState(0).uniform(size=(1, 8, 10, 3)), jnp.float32)
+    variables = task.init_variables(jax.random.key(0), {"image": jax.ShapeDtypeStruct((4, 96, 96, 3), jnp.uint8)})
+    made = rgb_to_ycbcr(task.restore(variables, low))
+    planes = rgb_to_ycbcr(low)
+    np.testing.assert_allclose(made[..., 1:], bicubic(planes[..., 1:], (16, 20)), atol=1e-5)
+    np.testing.assert_allclose(made[..., :1], task.model.apply(variables, planes[..., :1]), atol=1e-5)
+
+
+def test_pairs_are_aligned_and_evaluation_draws_by_example():
+    task = make_task(config(), problem())
+    image = np.random.RandomState(0).randint(0, 256, (4, 96, 96, 3)).astype(np.uint8)
+    batch = {"image": jnp.asarray(image), "index": jnp.arange(4), "valid": jnp.ones(4, bool)}
+    made = task.prepare(batch, jax.random.key(1), train=True)
+    assert made["clean"].shape == (4, 24, 24, 3) and made["image"].shape == (4, 12, 12, 3)
+    np.testing.assert_allclose(made["image"], quantize(bicubic(made["clean"], (12, 12))), atol=1e-6)
+    noisy = make_task(config(degrade=("bicubic", ("noise", 0.1))), problem())
+    whole = noisy.prepare(batch, jax.random.key(1), train=False)["image"]
+    half = noisy.prepare({name: value[2:] for name, value in batch.items()}, jax.random.key(1), train=False)["image"]
+    np.testing.assert_allclose(whole[2:], half, atol=1e-6)
+
+
+def test_a_frechet_distance_is_taken_over_the_whole_split():
+    section = {"features": {"model": "vit_tiny_patch16_224", "source": "weights.safetensors"}}
+    task = make_task(complete({**config().to_dict(), "frozen": section, "task": {**config(metrics=("fid",)).task.to_dict()}}), problem())
+    rng = np.random.RandomState(0)
+    rows = {"features": rng.standard_normal((30, 4)), "clean_features": rng.standard_normal((30, 4)) + 1}
+    assert task.summarize({"test": rows}, ()) == {"fid": quality.frechet_distance(rows["features"], rows["clean_features"])}
+
+
+@pytest.mark.parametrize(
+    "task, named",
+    [
+        ({"pach": 24}, "'patch'"),
+        ({"color": "yuv"}, "'y'"),
+        ({"loss": "l3"}, "'l2'"),
+        ({"metrics": ("psnr_z",)}, "'psnr_y'"),
+        ({"metrics": ("lpips",)}, r"frozen\.lpips\.model"),
+        ({"patch": 25}, "multiple of the scale 2"),
+        ({"patch": 128}, "at most image_size"),
+        ({"tile": 16, "overlap": 8}, "more than twice"),
+        ({"degrade": ()}, "exactly one step"),
+    ],
+)
+def test_a_task_that_cannot_be_is_one_line(task, named):
+    with pytest.raises(ConfigError, match=named):
+        make_task(config(**task), problem())

@@ -1,0 +1,56 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvision.models.registry import create_model
+from jaxvision.train.tiled import frames, restore_picture, spans
+
+
+@pytest.mark.parametrize("length, tile, overlap", [(16, 16, 4), (17, 16, 4), (100, 16, 6), (64, 16, 0)])
+def test_tiles_keep_every_pixel_once_and_stay_inside(length, tile, overlap):
+    kept = []
+    for span in spans(length, tile, overlap):
+        assert 0 <= span.start <= length - tile and 0 <= span.first < span.last <= tile
+        assert span.first >= overlap // 2 or span.start == 0
+        assert span.last <= tile - overlap // 2 or span.start == length - tile
+        kept += range(span.start + span.first, span.start + span.last)
+    assert kept == list(range(length))
+
+
+@pytest.mark.parametrize("shape", [(29, 41), (9, 30)])
+def test_a_picture_in_tiles_is_the_picture_as_a_whole(shape):
+    model = create_model("espcn_rgb_x2", num_classes=0, widths=(6, 6))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    image = np.random.RandomState(0).randint(0, 256, (*shape, 3)).astype(np.uint8)
+    restore = jax.jit(lambda x: 0.1 * model.apply(variables, x / 255) + 0.3)
+    calls = []
+
+    def run(tiles, corners):
+        calls.append(tiles.shape)
+        for tile, (y, x) in zip(tiles, corners):
+            part = image[y : y + 16, x : x + 16]
+            np.testing.assert_array_equal(tile[: part.shape[0], : part.shape[1]], part)
+        return np.asarray(restore(tiles.astype(np.float32)))
+
+    # Kernels of 5, 3 and 3 pixels reach 4 pixels far.
+    made = restore_picture(run, image, tile=16, overlap=8, scale=2, batch=3)
+    padded = np.pad(image, [(0, max(0, 16 - shape[0])), (0, max(0, 16 - shape[1])), (0, 0)], mode="edge")
+    whole = np.asarray(restore(padded[None].astype(np.float32)))[0, : 2 * shape[0], : 2 * shape[1]]
+    assert made.shape == (2 * shape[0], 2 * shape[1], 3) and set(calls) == {(3, 16, 16, 3)}
+    np.testing.assert_array_equal(made, np.round(np.clip(whole, 0, 1) * 255).astype(np.uint8))
+    if shape == (29, 41):
+        seams = restore_picture(run, image, tile=16, overlap=0, scale=2, batch=3)
+        assert not np.array_equal(seams, made)
+
+
+def test_a_file_of_several_frames_is_read_frame_by_frame(tmp_path):
+    from PIL import Image
+
+    pictures = [np.full((4, 5, 3), 60 * n, np.uint8) for n in range(3)]
+    first, *rest = map(Image.fromarray, pictures)
+    first.save(tmp_path / "clip.tiff", save_all=True, append_images=rest)
+    for ours, theirs in zip(frames(tmp_path / "clip.tiff", 3), pictures, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert next(frames(tmp_path / "clip.tiff", 1)).shape == (4, 5, 1)
