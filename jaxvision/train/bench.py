@@ -177,8 +177,10 @@ def _random(key: jax.Array, kind: jax.ShapeDtypeStruct) -> jax.Array:
     return jnp.zeros(kind.shape, kind.dtype)
 
 
-def predict(reference: Callable, ours: Callable, arguments: Sequence[jax.ShapeDtypeStruct], target: Topology) -> tuple[float, float, bool, str]:
-    """(predicted cycles of the reference, of ours, whether they are one program, a remark on what has no price)."""
+def predict(
+    reference: Callable, ours: Callable, arguments: Sequence[jax.ShapeDtypeStruct], target: Topology, cache: pathlib.Path | None
+) -> tuple[float, float, bool, str]:
+    """(predicted cycles of the reference, of ours, whether they are one program, a remark on what has no price); kernels' cycles are kept in `cache`."""
     device = SingleDeviceSharding(target.devices[0])
     lowered = [
         jax.jit(function, in_shardings=device, out_shardings=device).trace(*arguments).lower(lowering_platforms=(target.chip.platform,))
