@@ -1,0 +1,48 @@
+"""A whole residual block at inference: convolution, two pointwise layers, sum. Batch norm, layer norm and layer scale are folded into the weights."""
+
+import functools
+
+import jax
+from jaxtyping import Array, Float
+
+from jaxvision.errors import ModelError, nearest
+from jaxvision.kernels.conv_block import reference, tpu
+from jaxvision.kernels.conv_block.weights import Settings, Weights, fold_convfirst, fold_convnext
+from jaxvision.kernels.sharded import context_cut
+
+__all__ = ["Settings", "Weights", "conv_block", "fold_convfirst", "fold_convnext"]
+IMPLEMENTATIONS = ("reference", "tpu")
+PLAIN = Settings()
+
+
+def conv_block(
+    x: Float[Array, "b h w c"], weights: Weights, settings: Settings = PLAIN, *, implementation: str | None = None
+) -> Float[Array, "b h w c"]:
+    """x + project(activation(expand(norm(conv(x))))), stride 1, the image's dtype; differentiable where the reference runs, for it is inference's.
+
+    Args:
+      weights: see `Weights`; of a ConvFirst block by `fold_convfirst`, of a ConvNeXt block by `fold_convnext`.
+      implementation: "tpu" (interpreted elsewhere) or "reference"; None takes the one for the platform that the program is compiled for.
+
+    Raises ModelError for kernels that do not fit the image, and for an unknown implementation.
+    """
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        raise ModelError(f"conv_block has no implementation {implementation!r}; {nearest(implementation, IMPLEMENTATIONS)}")
+    channels, wide = x.shape[-1], weights.expand.shape[-1]
+    if weights.conv.shape[-1] != channels or weights.expand.shape[0] != channels or weights.project.shape != (wide, channels):
+        shapes = tuple(tuple(w.shape) for w in (weights.conv, weights.expand, weights.project))
+        raise ModelError(f"a block of {channels} channels has kernels (k, k, g, {channels}), ({channels}, e), (e, {channels}), not {shapes}")
+
+    plain = functools.partial(reference.forward, settings=settings)
+    cut = context_cut()
+    local = jax.ShapeDtypeStruct(cut.local(x.shape), x.dtype)
+    if implementation == "reference" or not (cut.fits(x.shape[0]) and tpu.covers(local, weights)):
+        return plain(x, weights)
+
+    def kernel(interpret):
+        run = functools.partial(tpu.forward, settings=settings, interpret=interpret)
+        return lambda x, *weights: cut.over(lambda x, *weights: run(x, Weights(*weights)), (True, *(False,) * len(weights)))(x, *weights)
+
+    if implementation == "tpu":
+        return jax.lax.platform_dependent(x, *weights, tpu=kernel(False), default=kernel(True))
+    return jax.lax.platform_dependent(x, *weights, tpu=kernel(False), default=lambda x, *weights: plain(x, Weights(*weights)))
