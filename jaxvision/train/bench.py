@@ -180,7 +180,7 @@ def _random(key: jax.Array, kind: jax.ShapeDtypeStruct) -> jax.Array:
 def predict(
     reference: Callable, ours: Callable, arguments: Sequence[jax.ShapeDtypeStruct], target: Topology, cache: pathlib.Path | None
 ) -> tuple[float, float, bool, str]:
-    """(predicted cycles of the reference, of ours, whether they are one program, a remark on what has no price); kernels' cycles are kept in `cache`."""
+    """(predicted cycles of the reference, of ours, whether they are one program, a remark on what has no price); `cache` keeps kernels' cycles."""
     device = SingleDeviceSharding(target.devices[0])
     lowered = [
         jax.jit(function, in_shardings=device, out_shardings=device).trace(*arguments).lower(lowering_platforms=(target.chip.platform,))

@@ -213,6 +213,13 @@ def _like(x, shape, dtype=None):
     return jax.ShapeDtypeStruct(shape, dtype or x.dtype, **({"vma": kind.vma} if hasattr(kind, "vma") else {}))
 
 
+def _cost(call: Call, operands, products: int, arrays):
+    """What the compiler is told of a kernel: `products` of the scores' size with a head's width, and the arrays that it moves."""
+    (q, t), b = call.tokens(operands), operands[0].shape[0]
+    moved = sum(x.size * x.dtype.itemsize for x in arrays)
+    return pl.CostEstimate(flops=2 * products * b * q * t * _dim(call, operands), bytes_accessed=moved, transcendentals=b * call.heads * q * t)
+
+
 def _params(parallel: bool):
     return pltpu.CompilerParams(dimension_semantics=("parallel", "parallel" if parallel else "arbitrary"))
 
@@ -221,9 +228,11 @@ def forward(call: Call, *operands, interpret: bool = False):
     plan = _plan(call, operands, False)
     (q, _), dim = call.tokens(operands), _dim(call, operands)
     examples, steps, rounds = plan
+    out = _like(operands[0], (operands[0].shape[0], q, dim))
     return pl.pallas_call(
         functools.partial(_forward_kernel, call, dim, examples),
-        out_shape=_like(operands[0], (operands[0].shape[0], q, dim)),
+        out_shape=out,
+        cost_estimate=_cost(call, operands, 2, (*operands, out)),
         grid=(steps, rounds),
         in_specs=_specs(call, operands, plan),
         out_specs=pl.BlockSpec((examples, q, dim), lambda i, j: (j * steps + i, 0, 0)),
@@ -255,6 +264,7 @@ def backward(call: Call, which: tuple[int, ...], cotangent, *operands, interpret
         pl.pallas_call(
             functools.partial(_backward_kernel, call, dim, examples, (moving[0], rounds // call.groups if moving[1] else 0)),
             out_shape=out_shape,
+            cost_estimate=_cost(call, operands, 5, (cotangent, *operands, *out_shape)),
             grid=(steps, rounds),
             in_specs=[spec, *specs],
             out_specs=out_specs,
