@@ -16,8 +16,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError, nearest
-from jaxvision.models.inception_v4 import MIXED_3A, MIXED_4A, MIXED_5A, STEM, check_size, conv_unit
+from jaxvision.models.inception_v4 import MIXED_3A, MIXED_4A, MIXED_5A, STEM, auxiliary, check_size, conv_unit
 from jaxvision.models.registry import INCEPTION_MEAN, INCEPTION_STD, Variant
+from jaxvision.models.rules import Rule
 from jaxvision.nn.branches import MAX, MEAN, Branch, Branches, Step, branches, step, valid
 from jaxvision.nn.classifier import Classifier, global_mean, torch_bias, torch_kernel
 from jaxvision.nn.conv import Conv
@@ -110,6 +111,7 @@ class InceptionResNet(nn.Module):
       version: one of `PLANS`.
       depths: number of blocks on the three maps; the plan's own when None.
       scales: factors of the residual branches on the three maps.
+      auxiliary: see `InceptionV4`; on the map of the second run.
       dropout: before the dense layer. drop_path: of every residual branch alike.
       momentum: of the running statistics. norm_groups: see `BatchNorm.groups`. remat: recompute each block in the backward pass.
     """
@@ -121,6 +123,7 @@ class InceptionResNet(nn.Module):
     scales: tuple[float, float, float] = (0.17, 0.10, 0.20)
     dropout: float = 0.0
     drop_path: float = 0.0
+    auxiliary: bool = False
     momentum: float = 0.99
     norm_groups: int = 1
     remat: bool = False
@@ -158,6 +161,8 @@ class InceptionResNet(nn.Module):
             x = maps[-1] = unit(plan.head, 1, 1, name="conv2d_7b")(x, train)
         if not head:
             return tuple(maps)
+        if self.auxiliary and self.num_classes:
+            auxiliary(self, image, maps[2], unit, train)
         x = nn.Dropout(self.dropout)(global_mean(x), deterministic=not train)
         return Classifier(self.num_classes, param_dtype=self.param_dtype, name="classif")(x) if self.num_classes else x
 
@@ -184,4 +189,4 @@ VARIANTS = {
     for version, crop, parameters in (("v1", 0.875, 22_756_328), ("v2", 0.8975, 55_843_464), ("v2_drawn", 0.875, 32_433_928))
 }
 
-CHECKPOINT = {"torch": ()}
+CHECKPOINT = {"torch": (Rule(r"auxiliary/.*", None),)}

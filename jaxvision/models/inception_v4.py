@@ -1,7 +1,7 @@
 """Inception-v4 (Szegedy et al. 2016, arXiv 1602.07261): parallel branches of small and factorized convolutions, without residual connections.
 
 Layer order and widths follow the released network, whose 1536-channel blocks put 3x1 before 1x3 where the paper draws the reverse. Averages leave
-padding out of the count. Not built: the auxiliary classifier of the released training code. Running statistics keep 0.99 a step; the released code
+padding out of the count. The auxiliary classifier is that of the released training code. Running statistics keep 0.99 a step; the released code
 kept 0.9997, which needs very long runs.
 
 `stages` gives four maps, at about strides 4, 8, 16, 32 (convolutions without padding cost a few pixels); the tap "stem" the map at stride 2.
@@ -22,6 +22,7 @@ from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.conv_norm import ConvNorm
 from jaxvision.nn.norm import BatchNorm
+from jaxvision.nn.pool import avg_pool
 from jaxvision.nn.taps import tap
 
 # The smallest side that still leaves one pixel after five halvings without padding.
@@ -73,12 +74,43 @@ class InceptionC(nn.Module):
         return jnp.concatenate(outputs, axis=-1)
 
 
+class Auxiliary(nn.Module):
+    """A second classifier on the middle map, which only training uses: means of 5x5 at stride 3, 1x1 to 128, the whole map to 768, dense."""
+
+    num_classes: int
+    unit: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b classes"]:
+        x = self.unit(128, 1, 1, name="conv0")(avg_pool(x, 5, 3), train)
+        options = (("padding", 0), ("kernel_init", nn.initializers.truncated_normal(0.01)))
+        x = self.unit(768, x.shape[1:3], 1, conv_options=options, name="conv1")(x, train)
+        inits = {"kernel_init": nn.initializers.truncated_normal(0.001), "bias_init": nn.initializers.zeros}
+        return Classifier(self.num_classes, **inits, param_dtype=self.param_dtype, name="fc")(x[:, 0, 0])
+
+
+def auxiliary(model: nn.Module, image: Float[Array, "b h w c"], x: Float[Array, "b h2 w2 d"], unit: Any, train: bool) -> None:
+    """Sows the auxiliary logits of `x` into the collection "auxiliary" in training. Raises ModelError unless the image is of the model's size."""
+    if not (train or model.is_initializing()):
+        return
+    if tuple(image.shape[1:3]) != tuple(model.image_size):
+        (height, width), (rows, columns) = model.image_size, image.shape[1:3]
+        raise ModelError(f"the auxiliary classifier is made for images of {height}x{width}, got {rows}x{columns}: create the model at that size")
+    if min(x.shape[1:3]) < 5:
+        raise ModelError(f"the auxiliary classifier averages windows of 5x5, its map is {x.shape[1]}x{x.shape[2]}: larger images or auxiliary=False")
+    logits = Auxiliary(model.num_classes, unit, model.param_dtype, name="auxiliary")(x, train)
+    if model.is_mutable_collection("auxiliary") and not model.is_initializing():
+        model.sow("auxiliary", "logits", logits)
+
+
 class InceptionV4(nn.Module):
     """Stem, A blocks, reduction, B blocks, reduction, C blocks, global mean, one dense layer.
 
     Attributes:
       depths: number of A, B and C blocks.
       dropout: before the dense layer.
+      auxiliary: a second classifier on the map of the B blocks, for training; its logits go to the collection "auxiliary" (`task.auxiliary`).
       momentum: of the running statistics. norm_groups: see `BatchNorm.groups`. remat: recompute each block in the backward pass.
     """
 
@@ -86,6 +118,7 @@ class InceptionV4(nn.Module):
     image_size: tuple[int, int] = (299, 299)
     depths: tuple[int, int, int] = (4, 7, 3)
     dropout: float = 0.0
+    auxiliary: bool = False
     momentum: float = 0.99
     norm_groups: int = 1
     remat: bool = False
@@ -122,6 +155,8 @@ class InceptionV4(nn.Module):
                 x, place = Branches(reduction, unit, name=f"features_{place}")(x, train), place + 1
         if not head:
             return tuple(maps)
+        if self.auxiliary and self.num_classes:
+            auxiliary(self, image, maps[2], unit, train)
         x = nn.Dropout(self.dropout)(global_mean(x), deterministic=not train)
         return Classifier(self.num_classes, param_dtype=self.param_dtype, name="last_linear")(x) if self.num_classes else x
 
@@ -148,4 +183,4 @@ VARIANTS = {
     )
 }
 
-CHECKPOINT = {"torch": (Rule(r"features_(\d+)/split(\w+)/(\w+)/(\w+)", r"features.\1.branch\2.\3.\4"),)}
+CHECKPOINT = {"torch": (Rule(r"auxiliary/.*", None), Rule(r"features_(\d+)/split(\w+)/(\w+)/(\w+)", r"features.\1.branch\2.\3.\4"),)}

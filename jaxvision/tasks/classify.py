@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,13 +36,15 @@ METRICS = {
 
 
 class Classify(Task):
-    """Keys of config.task: `loss` ("softmax" or "sigmoid"), `label_smoothing`, `metrics`.
+    """Keys of config.task: `loss` ("softmax" or "sigmoid"), `label_smoothing`, `metrics`, `auxiliary`.
+
+    `auxiliary` is the weight of the same loss on the logits that the model sows into its collection "auxiliary" (0.4 for the Inceptions).
 
     `metrics` adds figures of the whole test split: "auc", the area under the ROC curve, one class against the rest, mean over classes (of labels
     that do not exclude each other too); "kappa", Cohen's with quadratic weights, for classes that are ordered.
     """
 
-    KEYS = ("name", "loss", "label_smoothing", "metrics")
+    KEYS = ("name", "loss", "label_smoothing", "metrics", "auxiliary")
 
     def __init__(self, config, problem):
         for key in config.task:
@@ -53,6 +56,7 @@ class Classify(Task):
         if name not in LOSSES:
             raise ConfigError(f"task.loss {name!r} is unknown; {nearest(name, LOSSES)}")
         self.per_example_loss, self.score, self.label_smoothing = LOSSES[name], SCORES[name], config.task.get("label_smoothing", 0.0)
+        self.auxiliary = config.task.get("auxiliary", 0.0)
         self.metrics = tuple(config.task.get("metrics", ()))
         for metric in self.metrics:
             if metric not in METRICS:
@@ -72,8 +76,15 @@ class Classify(Task):
 
     def loss(self, params, extra, frozen, batch, key, *, static, train):
         variables = {"params": params, **{name: extra[name] for name in ("batch_stats",) if name in extra}}
-        logits, new = self.model.apply(variables, batch["image"], train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+        mutable = ["batch_stats", "auxiliary"] if self.auxiliary else ["batch_stats"]
+        logits, new = self.model.apply(variables, batch["image"], train=True, rngs={"dropout": key}, mutable=mutable)
         value = weighted_mean(self.per_example_loss(logits, batch["target"]), batch["weight"])
+        if self.auxiliary:
+            new, sown = flax.core.pop(new, "auxiliary") if "auxiliary" in new else (new, None)
+            if not sown:
+                raise ConfigError("task.auxiliary weighs auxiliary logits, and the model has none: set model.auxiliary=True, or task.auxiliary=0")
+            for other in jax.tree.leaves(sown):
+                value += self.auxiliary * weighted_mean(self.per_example_loss(other, batch["target"]), batch["weight"])
         hit = logits.argmax(-1) == batch["target"].argmax(-1)
         return value, {"metrics": {"accuracy": weighted_mean(hit, batch["weight"])}, "extra": dict(new)}
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -30,3 +32,20 @@ def test_recomputing_blocks_keeps_the_parameters_in_place():
 def test_a_side_that_five_halvings_use_up_is_refused():
     with pytest.raises(ModelError, match="image_size 74x299 is too small for Inception; both sides have to be at least 75"):
         shapes_of(create_model("inception_v4", image_size=(74, 299)))
+
+
+@pytest.mark.parametrize("name, width", [("inception_v4", 1024), ("inception_resnet_v2", 1088)])
+def test_the_auxiliary_classifier_sees_the_middle_map_in_training_alone(name, width):
+    model = create_model(name, auxiliary=True, depths=(1, 1, 1))
+    shapes = shapes_of(model)
+    extra = shapes["params"]["auxiliary"]
+    assert extra["conv0"]["conv"]["kernel"].shape == (1, 1, width, 128) and extra["conv1"]["conv"]["kernel"].shape == (5, 5, 128, 768)
+    assert extra["fc"]["kernel"].shape == (768, 1000)
+
+    def sown(train, width=299):
+        apply = functools.partial(model.apply, train=train, mutable=["batch_stats", "auxiliary"], rngs={"dropout": jax.random.key(0)})
+        return jax.eval_shape(apply, shapes, jax.ShapeDtypeStruct((2, 299, width, 3), jnp.float32))[1].get("auxiliary")
+
+    assert sown(train=True)["logits"][0].shape == (2, 1000) and sown(train=False) is None
+    with pytest.raises(ModelError, match="made for images of 299x299, got 299x331: create the model at that size"):
+        sown(train=True, width=331)
