@@ -138,3 +138,12 @@ def test_what_does_not_fit_is_one_line(call):
     with pytest.raises(ModelError) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_a_program_is_lowered_for_gpus_and_tpus_on_a_machine_without_either():
+    """Each platform gets its own form of one traced call: plain XLA code, and a kernel."""
+    qkv = jax.ShapeDtypeStruct((2, 50, 96), jnp.bfloat16)
+    traced = jax.jit(lambda x: self_attention(x, 1)).trace(qkv)
+    text = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")}
+    assert "dot_general" in text["cpu"] and "dot_general" in text["cuda"]
+    assert "tpu_custom_call" in text["tpu"] and "dot_general" not in text["tpu"]

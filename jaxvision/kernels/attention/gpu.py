@@ -1,12 +1,19 @@
 """Attention on NVIDIA GPUs: cuDNN's fused kernel through `jax.nn.dot_product_attention`, for 16-bit numbers without bias and dropout."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 
 from jaxvision.kernels.attention.call import Call
 
+PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+
 
 def covers(call: Call, *operands) -> bool:
+    # A program may be exported for GPUs where JAX does not know which cuDNN there will be; it gets plain XLA code.
+    if not any(map(importlib.util.find_spec, PLUGINS)):
+        return False
     dims = {operands[0].shape[2] // 3} if call.packed else {x.shape[2] for x in operands[:3]}
     width = max(dims) // call.heads
     return len(dims) == 1 and operands[0].dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128 and not (call.bias or call.dropout)
