@@ -59,7 +59,7 @@ _TABLE = """
     HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions
 19 soft 2207.03341 models/soft.py
     Softmax-free Linear Transformers
-25 convfirst 2404.03617 models/convfirst.py kernels/block_fusion/
+25 convfirst 2404.03617 models/convfirst.py kernels/conv_block/ train/waterline.py
     On the Efficiency of Convolutional Neural Networks
 28 tic 2310.04134 models/tic.py
     TiC: Exploring Vision Transformer in Convolution

@@ -22,7 +22,8 @@ def conv_block(
 
     Args:
       weights: see `Weights`; of a ConvFirst block by `fold_convfirst`, of a ConvNeXt block by `fold_convnext`.
-      implementation: "tpu" (interpreted elsewhere) or "reference"; None takes the one for the platform that the program is compiled for.
+      implementation: "tpu" (interpreted elsewhere), or "reference": the layers one by one, which None takes everywhere, for the compiler's own
+        fusions are predicted ahead of the kernel (docs/performance.md). What the kernel does not cover is left to the reference too.
 
     Raises ModelError for kernels that do not fit the image, and for an unknown implementation.
     """
@@ -33,16 +34,13 @@ def conv_block(
         shapes = tuple(tuple(w.shape) for w in (weights.conv, weights.expand, weights.project))
         raise ModelError(f"a block of {channels} channels has kernels (k, k, g, {channels}), ({channels}, e), (e, {channels}), not {shapes}")
 
-    plain = functools.partial(reference.forward, settings=settings)
     cut = context_cut()
     local = jax.ShapeDtypeStruct(cut.local(x.shape), x.dtype)
-    if implementation == "reference" or not (cut.fits(x.shape[0]) and tpu.covers(local, weights)):
-        return plain(x, weights)
+    if implementation != "tpu" or not (cut.fits(x.shape[0]) and tpu.covers(local, weights)):
+        return reference.forward(x, weights, settings)
 
     def kernel(interpret):
         run = functools.partial(tpu.forward, settings=settings, interpret=interpret)
-        return lambda x, *weights: cut.over(lambda x, *weights: run(x, Weights(*weights)), (True, *(False,) * len(weights)))(x, *weights)
+        return cut.over(lambda x, *weights: run(x, Weights(*weights)), (True, *(False,) * len(weights)))
 
-    if implementation == "tpu":
-        return jax.lax.platform_dependent(x, *weights, tpu=kernel(False), default=kernel(True))
-    return jax.lax.platform_dependent(x, *weights, tpu=kernel(False), default=lambda x, *weights: plain(x, Weights(*weights)))
+    return jax.lax.platform_dependent(x, *weights, tpu=kernel(False), default=kernel(True))
