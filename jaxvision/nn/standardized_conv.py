@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxvision.nn.conv import explicit_padding
+from jaxvision.nn.conv import convolve, explicit_padding
 
 
 class StandardizedConv(nn.Module):
@@ -32,10 +32,4 @@ class StandardizedConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (*window, x.shape[-1], self.features), self.param_dtype).astype(jnp.float32)
         centred = kernel - kernel.mean((0, 1, 2))
         kernel = centred * jax.lax.rsqrt(jnp.square(centred).mean((0, 1, 2)) + self.epsilon)
-        return jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.strides, self.strides),
-            padding=explicit_padding(None, window, (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, explicit_padding(None, window, (1, 1)))
