@@ -19,16 +19,16 @@ def forward(x, w, geometry: Geometry):
 
 
 def input_grad(dy, w, geometry: Geometry):
-    x = _like(dy, (dy.shape[0], *geometry.size, w.shape[2] * geometry.groups))
+    x = like(dy, (dy.shape[0], *geometry.size, w.shape[2] * geometry.groups))
     return jax.linear_transpose(lambda x: forward(x, w, geometry), x)(dy)[0]
 
 
 def weight_grad(x, dy, geometry: Geometry):
-    w = _like(x, (*geometry.kernel, x.shape[-1] // geometry.groups, dy.shape[-1]))
+    w = like(x, (*geometry.kernel, x.shape[-1] // geometry.groups, dy.shape[-1]))
     return jax.linear_transpose(lambda w: forward(x, w, geometry), w)(dy)[0]
 
 
-def _like(value, shape):
+def like(value, shape):
     """The type of an array of this shape that is like `value` in all else, also in the mesh axes of a `shard_map` over which it varies."""
     return jax.eval_shape(lambda v: jax.lax.broadcast(v[0, 0, 0, 0], shape), value)
 
