@@ -72,14 +72,11 @@ def kernel_cycles(module: hlo.Module, topology: str, cache: pathlib.Path | None)
 def _in_a_process(kernels: Sequence[Mapping[str, Any]], topology: str) -> list[float | None]:
     with tempfile.TemporaryDirectory(prefix="bundles-") as folder:
         environment = {**os.environ, "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true", "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(
-            [sys.executable, "-m", "jaxvision.train.preflight.kernels", topology, folder],
-            input=json.dumps(list(kernels)),
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=TIMEOUT,
-        )
+        command = [sys.executable, "-m", "jaxvision.train.preflight.kernels", topology, folder]
+        try:
+            done = subprocess.run(command, input=json.dumps(list(kernels)), capture_output=True, text=True, env=environment, timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return [None] * len(kernels)
     if done.returncode:
         return [None] * len(kernels)
     return json.loads(done.stdout.splitlines()[-1])

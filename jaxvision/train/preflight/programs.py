@@ -23,7 +23,7 @@ from jaxvision.tasks.base import count
 from jaxvision.train.config import plain
 from jaxvision.train.mesh import batch_shards
 from jaxvision.train.preflight import hlo, price
-from jaxvision.train.preflight.kernels import kernel_cycles
+from jaxvision.train.preflight.kernels import kernel_cycles, kernels_of
 from jaxvision.train.preflight.topology import Topology
 from jaxvision.train.setup import Executables, Setup, in_phase, set_up
 from jaxvision.train.stages import stage_configs
@@ -278,6 +278,7 @@ def figures(module: hlo.Module, memory: Mapping[str, int], topology: Topology, c
         "share_of_peak": sums.share_of_peak(chip, augmentation=False),
         "share_of_peak_with_augmentation": sums.share_of_peak(chip, augmentation=True),
         "collectives": collectives,
+        "unscheduled_kernels": len(kernels_of(module).keys() - cycles.keys()),
         "undeclared_kernels": sum(each.times for each in priced if each.op.opcode == "custom-call" and each.how == "hand" and not each.flops),
         "costliest": [_row(each) for each in sorted(priced, key=lambda each: -each.seconds)[:COSTLIEST]],
         "by_hand": [_row(each) for each in by_hand[:COSTLIEST]],

@@ -118,6 +118,8 @@ def _remarks(stages: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
         found.append("upper bound: a stage is compiled at the size that an earlier one is going to cut")
     if platform != "tpu" and "seconds" in train:
         found.append("the compiler estimates no times for this chip: every op is priced by its bytes and operations, a lower bound")
+    if train.get("unscheduled_kernels"):
+        found.append(f"{train['unscheduled_kernels']} kernels could not be compiled alone: they are priced by bytes and declared operations only")
     if train.get("undeclared_kernels"):
         found.append(f"operations inside {train['undeclared_kernels']} calls of kernels that declare none are not counted in the share of the peak")
     return found
