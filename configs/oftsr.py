@@ -21,14 +21,24 @@ SMALL, LARGE = "oftsr_unet_128", "oftsr_unet_256"
 CLEAN = {"degrade": ("bicubic_cut",), "enlarge": "bicubic"}
 # Noise of 0.05 where pixels are in -1..1.
 NOISY = {"degrade": ("average", ("noise", 0.025)), "enlarge": "repeat", "rounded": False}
-FOLDER = {"source": "folder", "crop": "resize", "corrupt": "skip"}
+# FFHQ's pictures without labels, for preflight where they are not there.
+FOLDER = {"source": "folder", "crop": "resize", "corrupt": "skip", "classes": 0, "train_size": 69_000, "test_size": 1_000}
 # Model, data, task, teacher's steps, rate and batch, student's; devices that the parameters are cut over.
 RUNS = {
     "ffhq": (SMALL, FOLDER, {**CLEAN, "strength": 0.1}, (100_000, 1e-4, 32), (40_000, 1e-5, 32), 1),
     "ffhq_noisy": (SMALL, FOLDER, {**NOISY, "strength": 0.5}, (230_000, 1e-4, 128), (40_000, 2e-5, 32), 1),
     "div2k": (
         SMALL,
-        {"source": "tfds", "name": "div2k/bicubic_x4", "train": "train", "test": "validation", "crop": "window"},
+        {
+            "source": "tfds",
+            "name": "div2k/bicubic_x4",
+            "train": "train",
+            "test": "validation",
+            "crop": "window",
+            "classes": 0,
+            "train_size": 800,
+            "test_size": 100,
+        },
         {**CLEAN, "strength": 0.2},
         (40_000, 1e-5, 128),
         (50_000, 1e-5, 32),

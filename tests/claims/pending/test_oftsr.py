@@ -92,7 +92,7 @@ def trained(tmp_path_factory):
     metrics = jaxvision.fit(config, workdir, report=lambda line: None)
     print({name: round(value, 3) for name, value in metrics.items() if "psnr" in name})
     settings = complete(plain(config) | {"stages": ()})
-    task = make_task(settings, Problem(classes=(), channels=1, train_size=1437, total_steps=1, steps_per_epoch=11.0))
+    task = make_task(settings, Problem(classes=(), channels=1, train_size=1437, total_steps=1000, steps_per_epoch=11.0))
     image = data.open_source(settings.data, "test", seed=0).columns["image"]
     batch = {"image": jnp.asarray(image), "index": jnp.arange(len(image)), "valid": jnp.ones(len(image), bool)}
     batch = task.prepare(batch, jax.random.key(0), train=False)
