@@ -13,7 +13,7 @@ BATCH_AXES = ("data", "fsdp")
 
 
 class Cut(NamedTuple):
-    """The mesh around a call and its axes that cut the batch; no mesh where one device, or an enclosing `shard_map` over all axes, has all there is."""
+    """The mesh around a call and its axes that cut the batch; no mesh where one device, or a `shard_map` around over all axes, has all there is."""
 
     mesh: AbstractMesh | None = None
     axes: tuple[str, ...] = ()

@@ -198,26 +198,28 @@ def _words(channels, dtype):
 
 
 def _spread(ref, held, pitch: int, row: int, end, *, columns: int, interpret: bool):
-    """Writes rows of `ref` (rows, columns, channels, examples) behind one another a channel, from row `row` of `held`; rows from `end` on are 0."""
+    """Writes rows of `ref` (rows, columns, channels, examples) behind one another a channel, from row `row` of `held`.
+
+    Rows from `end` on are 0, where it is not a number that counts them all.
+    """
 
     # The view costs the compiled kernel half as much as the value does; interpreted, it copies the whole block at each read.
     words = None if interpret else ref.bitcast(jnp.uint32)
 
-    def put(r, read):
-        for q in range(columns):
-            held[pl.ds((row + r) * columns + q, SUBLANES, stride=pitch), :] = read(q)
-
     def one(r, _):
-        put(r, lambda q: pltpu.bitcast(ref[r, q], jnp.uint32) if interpret else words[r, q])
+        def put(read):
+            for q in range(columns):
+                held[pl.ds((row + r) * columns + q, SUBLANES, stride=pitch), :] = read(q)
+
+        there = lambda: put(lambda q: pltpu.bitcast(ref[r, q], jnp.uint32) if interpret else words[r, q])
+        if isinstance(end, int):
+            there()
+        else:
+            pl.when(r < end)(there)
+            pl.when(r >= end)(lambda: put(lambda q: jnp.zeros((SUBLANES, LANES), jnp.uint32)))
         return 0
 
-    def none(r, _):
-        put(r, lambda q: jnp.zeros((SUBLANES, LANES), jnp.uint32))
-        return 0
-
-    end = jnp.clip(end, 0, ref.shape[0])
-    lax.fori_loop(0, end, one, 0)
-    lax.fori_loop(end, ref.shape[0], none, 0)
+    lax.fori_loop(0, ref.shape[0], one, 0)
 
 
 def _clear(held, pitch: int, start: int, count: int):
@@ -262,13 +264,14 @@ def _move_on(one: Band, strip: int, held, pitch: int):
 
 
 def _each_block(strip: int, run):
-    """run(sublane, block) for all of a strip."""
+    """run(sublane, block) for all of a strip, two at a time, so that one's products overlap with the other's sums."""
 
     def both(n, _):
-        run(lax.div(n, strip), lax.rem(n, strip))
+        for m in (2 * n, 2 * n + 1):
+            run(lax.div(m, strip), lax.rem(m, strip))
         return 0
 
-    lax.fori_loop(0, SUBLANES * strip, both, 0, unroll=2)
+    lax.fori_loop(0, SUBLANES * strip // 2, both, 0)
 
 
 def _start(block, pixels: int, c, pitch: int):
