@@ -16,8 +16,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxvision.kernels.attention.call import Call, kept
 
 LANES = 128
-# On-chip memory that a grid step may take, every block twice (one is filled while the other is used); the smallest of the generations has 16 MiB.
-BUDGET = 12 * 2**20
+# On-chip memory that a grid step may take, every block twice (one is filled while the other is used): a kernel gets 16 MiB unless it asks for more.
+BUDGET = 14 * 2**20
 _dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 NN, NT, TN = ((((a,), (b,)), ((), ())) for a, b in ((1, 0), (1, 1), (0, 0)))
 
@@ -28,13 +28,17 @@ def _groups(heads: int, width: int) -> list[tuple[int, int]]:
     return [(first, min(many, heads - first)) for first in range(0, heads, many)]
 
 
-def _bytes(call: Call, operands, gradients: bool) -> int:
-    """Of one example's blocks in a grid step, as they lie on chip."""
-    (q, t), dim = call.tokens(operands), _dim(call, operands)
+def _bytes(call: Call, operands, gradients: bool) -> tuple[int, int]:
+    """(on-chip memory that a grid step takes whatever it holds, and that of each example): blocks twice, and four arrays of a head's scores."""
+    (q, t), dim, bias = call.tokens(operands), _dim(call, operands), call.named(operands)["bias"]
     tile = lambda rows, columns, size: (-(-rows // 16) * 16) * (-(-columns // LANES) * LANES) * size
     size = operands[0].dtype.itemsize
     once = tile(q, dim, size) + 2 * tile(t, dim, size)
-    return 2 * (once + tile(q, dim, size) + (once if gradients else 0))
+    each, fixed = 2 * (once + tile(q, dim, size) + (once if gradients else 0)), 4 * max(tile(q, t, 4), tile(t, q, 4))
+    if bias is not None:
+        table = 2 * bias.shape[1] * max(tile(q, t, 4), tile(t, q, 4)) * (2 if gradients else 1)
+        each, fixed = (each + table, fixed) if bias.shape[0] > 1 else (each, fixed + table)
+    return fixed, each
 
 
 def _dim(call: Call, operands) -> int:
@@ -46,7 +50,7 @@ def covers(call: Call, *operands) -> bool:
     width = dim // call.heads
     same = call.packed or operands[1].shape[2] == operands[2].shape[2] == dim
     wide = operands[0].dtype in (jnp.bfloat16, jnp.float32) and 16 <= width <= LANES
-    return same and wide and _bytes(call, operands, True) <= BUDGET
+    return same and wide and sum(_bytes(call, operands, True)) <= BUDGET
 
 
 def _mask(head: int, width: int, lanes: int):
@@ -175,10 +179,10 @@ def _each(examples: int, one) -> None:
 
 def _plan(call: Call, operands, gradients: bool) -> tuple[int, int, int]:
     """(examples a grid step, grid steps over the biases, rounds over them). Biases stand still in the inner loop, over which their gradient grows."""
-    b, each = operands[0].shape[0], _bytes(call, operands, gradients)
+    b, (fixed, each) = operands[0].shape[0], _bytes(call, operands, gradients)
     biases = call.named(operands)["bias"].shape[0] if call.bias else 1
     per_round = biases if biases > 1 else b // call.groups
-    examples = max(n for n in range(1, per_round + 1) if per_round % n == 0 and (n == 1 or (n <= MOST_EXAMPLES and n * each <= BUDGET // 2)))
+    examples = max(n for n in range(1, per_round + 1) if per_round % n == 0 and (n == 1 or (n <= MOST_EXAMPLES and fixed + n * each <= BUDGET)))
     return (examples, biases // examples, b // biases) if biases > 1 else (examples, 1, b // examples)
 
 
