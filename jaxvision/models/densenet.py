@@ -20,10 +20,10 @@ from jaxtyping import Array, Float
 from jaxvision.errors import ModelError, nearest
 from jaxvision.models.registry import Variant
 from jaxvision.models.rules import Rule
-from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.pool import avg_pool, max_pool
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 STEMS = ("7x7", "deep", "cifar")
@@ -58,7 +58,7 @@ class Transition(nn.Module):
         return avg_pool(self.conv(x.shape[-1] // 2, 1, name="conv")(y), 2, 2)
 
 
-class DenseNet(nn.Module):
+class DenseNet(StagedClassifier):
     """Densely connected network; the stem gives twice `growth` channels.
 
     Attributes:
@@ -81,14 +81,6 @@ class DenseNet(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        """Logits in float32, or the pooled features when num_classes is 0."""
-        return self.forward(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Array, ...]:
-        """One map a block, finest first."""
-        return self.forward(image, train, head=False)
 
     @nn.compact
     def forward(self, image, train: bool, head: bool):
@@ -113,10 +105,7 @@ class DenseNet(nn.Module):
         x = nn.relu(norm(name="norm5")(x, train=train))
         if not head:
             return (*maps, x)
-        x = nn.Dropout(self.dropout)(global_mean(x), deterministic=not train)
-        if not self.num_classes:
-            return x
-        return Classifier(self.num_classes, bias_init=nn.initializers.zeros, param_dtype=self.param_dtype, name="classifier")(x)
+        return self.classify(x, train, bias_init=nn.initializers.zeros, name="classifier")
 
     def embed(self, x, conv: Callable, norm: Callable, train: bool):
         if self.stem == "cifar":

@@ -14,15 +14,14 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError, nearest
 from jaxvision.models.registry import INCEPTION_MEAN, INCEPTION_STD, Variant
 from jaxvision.models.rules import Rule
-from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.inverted_residual import DepthwiseSeparable, InvertedResidual, round_width
 from jaxvision.nn.norm import BatchNorm
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 ACTIVATIONS = {"silu": nn.silu, "relu": nn.relu, "relu6": nn.relu6}
@@ -32,7 +31,7 @@ B0 = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3
 head_init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
-class EfficientNet(nn.Module):
+class EfficientNet(StagedClassifier):
     """A stem, stages of mobile blocks, a 1x1 head convolution, global mean, one dense layer.
 
     Attributes:
@@ -74,14 +73,6 @@ class EfficientNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        """Logits in float32, or the pooled features when num_classes is 0."""
-        return self.forward(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Array, ...]:
-        """The last map at each of the strides 4, 8, 16, 32, finest first."""
-        return self.forward(image, train, head=False)
-
     @nn.compact
     def forward(self, image, train: bool, head: bool):
         if self.activation not in ACTIVATIONS:
@@ -103,11 +94,8 @@ class EfficientNet(nn.Module):
             return tuple(maps[-4:])
         if self.head:
             x = activation(norm(name="bn2")(conv(self.head_width(), 1, name="conv_head")(x), train=train))
-        x = nn.Dropout(self.dropout)(global_mean(x), deterministic=not train)
-        if not self.num_classes:
-            return x
         inits = {"kernel_init": head_init, "bias_init": nn.initializers.zeros}
-        return Classifier(self.num_classes, **inits, param_dtype=self.param_dtype, name="classifier")(x)
+        return self.classify(x, train, **inits, name="classifier")
 
     def head_width(self) -> int:
         if self.fixed_ends:

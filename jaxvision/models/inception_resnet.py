@@ -20,9 +20,10 @@ from jaxvision.models.inception_v4 import MIXED_3A, MIXED_4A, MIXED_5A, STEM, au
 from jaxvision.models.registry import INCEPTION_MEAN, INCEPTION_STD, Variant
 from jaxvision.models.rules import Rule
 from jaxvision.nn.branches import MAX, MEAN, Branch, Branches, Step, branches, step, valid
-from jaxvision.nn.classifier import Classifier, global_mean, torch_bias, torch_kernel
+from jaxvision.nn.classifier import torch_bias, torch_kernel
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.regularize import DropPath
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 
@@ -104,7 +105,7 @@ class Block(nn.Module):
         return y if self.activation is None else self.activation(y)
 
 
-class InceptionResNet(nn.Module):
+class InceptionResNet(StagedClassifier):
     """Stem, three runs of residual blocks with reductions between, global mean, one dense layer.
 
     Attributes:
@@ -129,14 +130,6 @@ class InceptionResNet(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        """Logits in float32, or the pooled features when num_classes is 0."""
-        return self.forward(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Array, ...]:
-        """Four maps, finest first: the stem's last before stride 8, and the end of each run of blocks."""
-        return self.forward(image, train, head=False)
 
     @nn.compact
     def forward(self, image, train: bool, head: bool):
@@ -163,8 +156,7 @@ class InceptionResNet(nn.Module):
             return tuple(maps)
         if self.auxiliary and self.num_classes:
             auxiliary(self, image, maps[2], unit, train)
-        x = nn.Dropout(self.dropout)(global_mean(x), deterministic=not train)
-        return Classifier(self.num_classes, param_dtype=self.param_dtype, name="classif")(x) if self.num_classes else x
+        return self.classify(x, train, name="classif")
 
     def embed(self, image, kind: str, unit: Callable, train: bool) -> tuple[Array, Array]:
         """The map at stride 4 and the one that the blocks receive."""

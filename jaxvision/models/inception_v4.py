@@ -18,11 +18,12 @@ from jaxvision.errors import ModelError
 from jaxvision.models.registry import INCEPTION_MEAN, INCEPTION_STD, Variant
 from jaxvision.models.rules import Rule
 from jaxvision.nn.branches import MAX, MEAN, Branches, Step, step, valid
-from jaxvision.nn.classifier import Classifier, global_mean
+from jaxvision.nn.classifier import Classifier
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.conv_norm import ConvNorm
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.pool import avg_pool
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 # The smallest side that still leaves one pixel after five halvings without padding.
@@ -104,7 +105,7 @@ def auxiliary(model: nn.Module, image: Float[Array, "b h w c"], x: Float[Array, 
         model.sow("auxiliary", "logits", logits)
 
 
-class InceptionV4(nn.Module):
+class InceptionV4(StagedClassifier):
     """Stem, A blocks, reduction, B blocks, reduction, C blocks, global mean, one dense layer.
 
     Attributes:
@@ -124,14 +125,6 @@ class InceptionV4(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        """Logits in float32, or the pooled features when num_classes is 0."""
-        return self.forward(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Array, ...]:
-        """Four maps, finest first: 160, 384, 1024 and 1536 channels."""
-        return self.forward(image, train, head=False)
 
     @nn.compact
     def forward(self, image, train: bool, head: bool):
@@ -157,8 +150,7 @@ class InceptionV4(nn.Module):
             return tuple(maps)
         if self.auxiliary and self.num_classes:
             auxiliary(self, image, maps[2], unit, train)
-        x = nn.Dropout(self.dropout)(global_mean(x), deterministic=not train)
-        return Classifier(self.num_classes, param_dtype=self.param_dtype, name="last_linear")(x) if self.num_classes else x
+        return self.classify(x, train, name="last_linear")
 
 
 def conv_unit(dtype: Any, param_dtype: Any, momentum: float, norm_groups: int):

@@ -20,13 +20,13 @@ from jaxtyping import Array, Float
 from jaxvision.errors import ModelError, nearest
 from jaxvision.models.registry import Variant
 from jaxvision.models.rules import Rule
-from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.conv_norm import ConvNorm
 from jaxvision.nn.inverted_residual import round_width
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.regularize import DropPath, drop_path_rates
 from jaxvision.nn.squeeze_excite import SqueezeExcite
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu}
@@ -78,7 +78,7 @@ class Block(nn.Module):
         return y
 
 
-class RegNet(nn.Module):
+class RegNet(StagedClassifier):
     """A 3x3 stem of stride 2 and stages that each begin with stride 2.
 
     Attributes:
@@ -111,14 +111,6 @@ class RegNet(nn.Module):
     zero_init: bool = True
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        """Logits in float32, or the pooled features when num_classes is 0."""
-        return self.forward(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Array, ...]:
-        """One map a stage, finest first."""
-        return self.forward(image, train, head=False)
 
     @nn.compact
     def forward(self, image, train: bool, head: bool):
@@ -157,11 +149,8 @@ class RegNet(nn.Module):
             x = unit(self.head, 1, 1, activation=activation, name="final_conv")(x, train)
         elif self.linear:
             x = activation(x)
-        x = nn.Dropout(self.dropout)(global_mean(x), deterministic=not train)
-        if not self.num_classes:
-            return x
         inits = {"kernel_init": nn.initializers.normal(0.01), "bias_init": nn.initializers.zeros}
-        return Classifier(self.num_classes, **inits, param_dtype=self.param_dtype, name="head")(x)
+        return self.classify(x, train, **inits, name="head")
 
 
 def generate(depth: int, w0: int, wa: float, wm: float, group_width: int, bottleneck: float = 1.0, torchvision: bool = False) -> dict:

@@ -11,20 +11,19 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
 
 from jaxvision.models.registry import INCEPTION_MEAN, INCEPTION_STD, Variant
 from jaxvision.models.regnet import Block
 from jaxvision.models.rules import Rule
-from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.conv_norm import ConvNorm
 from jaxvision.nn.inverted_residual import round_width
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.regularize import drop_path_rates
+from jaxvision.nn.staged import StagedClassifier
 
 
-class RegNetZ(nn.Module):
+class RegNetZ(StagedClassifier):
     """Stem, four stages of inverted bottlenecks without projecting shortcuts or last activations, head convolution, one dense layer.
 
     Attributes:
@@ -53,14 +52,6 @@ class RegNetZ(nn.Module):
     zero_init: bool = True
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        """Logits in float32, or the pooled features when num_classes is 0."""
-        return self.forward(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Array, ...]:
-        """One map a stage, finest first."""
-        return self.forward(image, train, head=False)
 
     @nn.compact
     def forward(self, image, train: bool, head: bool):
@@ -99,11 +90,8 @@ class RegNetZ(nn.Module):
         if not head:
             return tuple(maps)
         x = unit(self.head, 1, 1, name="final_conv")(x, train)
-        x = nn.Dropout(self.dropout)(global_mean(x), deterministic=not train)
-        if not self.num_classes:
-            return x
         inits = {"kernel_init": nn.initializers.normal(0.01), "bias_init": nn.initializers.zeros}
-        return Classifier(self.num_classes, **inits, param_dtype=self.param_dtype, name="head")(x)
+        return self.classify(x, train, **inits, name="head")
 
 
 C = {"expansion": 4}

@@ -18,12 +18,12 @@ from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError, nearest
 from jaxvision.models.registry import Variant
-from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.pool import avg_pool, max_pool
 from jaxvision.nn.regularize import DropPath, drop_path_rates
 from jaxvision.nn.squeeze_excite import SqueezeExcite
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 # Widths of the three 3x3 convolutions of a deep stem; the last is the width that the first stage receives.
@@ -82,7 +82,7 @@ class Block(nn.Module):
         return self.norm(name="downsample_2")(self.conv(features, 1, name="downsample_1")(x), train=train)
 
 
-class ResNet(nn.Module):
+class ResNet(StagedClassifier):
     """Residual network: stem, stages of blocks, global mean, one dense layer.
 
     Attributes:
@@ -116,14 +116,6 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        """Logits in float32, or the pooled features when num_classes is 0."""
-        return self.forward(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Array, ...]:
-        """One map a stage, finest first."""
-        return self.forward(image, train, head=False)
-
     @nn.compact
     def forward(self, image, train: bool, head: bool):
         if self.stem not in STEMS:
@@ -153,8 +145,7 @@ class ResNet(nn.Module):
             maps.append(x)
         if not head:
             return tuple(maps)
-        x = nn.Dropout(self.dropout)(global_mean(x), deterministic=not train)
-        return Classifier(self.num_classes, param_dtype=self.param_dtype, name="fc")(x) if self.num_classes else x
+        return self.classify(x, train, name="fc")
 
     def embed(self, x, conv: Callable, norm: Callable, train: bool):
         if self.stem == "cifar":

@@ -19,12 +19,12 @@ from jaxtyping import Array, Float
 from jaxvision.errors import ModelError, nearest
 from jaxvision.models.registry import INCEPTION_MEAN, INCEPTION_STD, Variant
 from jaxvision.models.rules import Rule
-from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.group_norm import GroupNorm
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.pool import avg_pool, max_pool
 from jaxvision.nn.regularize import DropPath, drop_path_rates
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.standardized_conv import StandardizedConv
 from jaxvision.nn.taps import tap
 
@@ -91,7 +91,7 @@ class Stem(nn.Module):
         return self.conv(self.features, 3, name="conv3")(x)
 
 
-class ResNetV2(nn.Module):
+class ResNetV2(StagedClassifier):
     """Pre-activation residual network.
 
     Attributes:
@@ -123,14 +123,6 @@ class ResNetV2(nn.Module):
     zero_init: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        """Logits in float32, or the pooled features when num_classes is 0."""
-        return self.forward(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Array, ...]:
-        """One map a stage, finest first."""
-        return self.forward(image, train, head=False)
 
     @nn.compact
     def forward(self, image, train: bool, head: bool):
@@ -170,11 +162,8 @@ class ResNetV2(nn.Module):
         if not head:
             return tuple(maps)
         x = nn.relu(norm(name="norm")(x, train=train))
-        x = nn.Dropout(self.dropout)(global_mean(x), deterministic=not train)
-        if not self.num_classes:
-            return x
         inits = {"kernel_init": nn.initializers.normal(0.01), "bias_init": nn.initializers.zeros}
-        return Classifier(self.num_classes, **inits, param_dtype=self.param_dtype, name="head")(x)
+        return self.classify(x, train, **inits, name="head")
 
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}

@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 from jaxvision.errors import ModelError
 from jaxvision.models.registry import Variant
 from jaxvision.models.rules import Rule, from_torch, to_torch
-from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.pool import adaptive_avg_pool, max_pool
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 
@@ -43,7 +43,7 @@ class Hidden(nn.Module):
         return nn.relu(conv(self.features, 1, name="fc2")(x))
 
 
-class VGG(nn.Module):
+class VGG(StagedClassifier):
     """Five stacks of 3x3 convolutions and a head with two hidden layers.
 
     Attributes:
@@ -64,14 +64,6 @@ class VGG(nn.Module):
     norm_groups: int = 1
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        """Logits in float32, or what the last dense layer would receive when num_classes is 0."""
-        return self.forward(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Array, ...]:
-        """The last map before each but the first two pools, and the last pool's, finest first."""
-        return self.forward(image, train, head=False)
 
     @nn.compact
     def forward(self, image, train: bool, head: bool):
@@ -94,11 +86,8 @@ class VGG(nn.Module):
             return tuple(maps[-4:])
         if self.hidden:
             x = Hidden(self.hidden, self.hidden_window, self.dropout, **dtypes, name="pre_logits")(x, train)
-        x = nn.Dropout(self.dropout)(global_mean(x), deterministic=not train)
-        if not self.num_classes:
-            return x
         inits = {"kernel_init": nn.initializers.normal(0.01), "bias_init": nn.initializers.zeros}
-        return Classifier(self.num_classes, **inits, param_dtype=self.param_dtype, name="head")(x)
+        return self.classify(x, train, **inits, name="head")
 
 
 WIDTHS = (64, 128, 256, 512, 512)
