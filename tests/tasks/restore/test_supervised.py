@@ -133,3 +133,10 @@ def test_a_frechet_distance_is_taken_over_the_whole_split():
 def test_a_task_that_cannot_be_is_one_line(task, named):
     with pytest.raises(ConfigError, match=named):
         make_task(config(**task), problem())
+
+
+def test_figures_of_whole_pictures_pool_the_errors_of_their_windows():
+    rows = {"picture": np.asarray([0, 0, 1]), "error": np.asarray([1e-2, 3e-2, 1e-4]), "input_error": np.asarray([1e-2, 1e-2, 1e-2])}
+    figures = make_task(config(), problem()).summarize({"test": rows}, ())
+    assert figures["picture_psnr_y"] == pytest.approx((-10 * np.log10(2e-2) + 40) / 2)
+    assert figures["input_picture_psnr_y"] == pytest.approx(20)
