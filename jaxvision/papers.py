@@ -111,13 +111,13 @@ _TABLE = """
 # kernels and numerics
 26 int16_dfp 1802.00930 nn/dynamic_fixed_point.py kernels/int16_matmul/
     Mixed Precision Training of Convolutional Neural Networks using Integer Operations
-30 im2win 2306.14316 kernels/im2win/
+30 im2win 2306.14316 kernels/im2win_conv/
     Im2win: An Efficient Convolution Paradigm on GPU
 36 delta_activation 2107.07305 nn/delta_activation.py tasks/delta_activation.py
     Training for temporal sparsity in deep neural networks, application in video processing
 40 mcu_odl 2305.19167 models/mlperf_tiny.py kernels/half_matmul/
     Reduced Precision Floating-Point Optimization for DNN On-Device Learning on MicroControllers
-66 codenet 2002.08357 nn/deformable.py models/codenet.py
+66 codenet 2002.08357 kernels/deform_conv/ models/codenet.py
     Algorithm-hardware Co-design for Deformable Convolution
 # compression and search
 03 precropping 2203.02549 compress/saliency.py compress/precrop.py
