@@ -1,9 +1,9 @@
 """ESPCN on video frames on the CPU beside the same network in PyTorch, in one interleaved run: frames a second of 1920 x 1080 pixels.
 
-    python benchmarks/espcn_frames.py --torch-python=/path/to/python/with/torch [--scales=2,3,4] [--rounds=7]
+    python benchmarks/espcn_frames.py --torch-python=/path/to/python/with/torch [--scales=2,3,4] [--rounds=7] [--srcnn]
 
 Luma alone, float32, one frame a call, all processors of this process. Each line: frames/s of both by the median, and ours over theirs by the median,
-by the shortest call, and by processor time. SRCNN (9-5-5), which works at the large size, is timed beside them for the first scale.
+by the shortest call, and by processor time. With --srcnn also SRCNN (9-5-5), which works at the large size.
 """
 
 import argparse
@@ -96,16 +96,17 @@ def main() -> None:
     parser.add_argument("--torch-python", help="the interpreter of an environment with torch; without it this library alone")
     parser.add_argument("--scales", default="3,2,4")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--srcnn", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.worker:
         return work(flags.worker)
     print("| scale | arm | frames/s | ESPCN's speed over it | by the shortest call | by processor time |")
-    for number, scale in enumerate(map(int, flags.scales.split(","))):
+    for scale in map(int, flags.scales.split(",")):
         arms = {"ESPCN": Worker(sys.executable, "jax", "espcn_y", scale)}
         if flags.torch_python:
             arms["ESPCN, PyTorch"] = Worker(flags.torch_python, "torch", "espcn_y", scale)
-        if number == 0:
+        if flags.srcnn:
             arms["SRCNN"] = Worker(sys.executable, "jax", "srcnn_955", scale)
         times = {arm: [] for arm in arms}
         for _ in range(flags.rounds):
