@@ -11,7 +11,7 @@ from jaxvision.models.complexity import complexity
 from jaxvision.models.convfirst import ConvFirstNet
 from jaxvision.train.config import load_config
 
-CONFIG = pathlib.Path(__file__).resolve().parents[3] / "configs" / "convfirst.py"
+CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "convfirst.py"
 HERE = ["--config.mesh.data=1", "--config.writers=('jsonl',)", "--config.compilation_cache=", "--config.epochs=5"]
 
 
@@ -28,7 +28,7 @@ def traffic(kind: str) -> float:
     return jax.jit(lambda v, image: model.apply(v, image)).lower(variables, image).compile().cost_analysis()["bytes accessed"]
 
 
-@pytest.mark.pending
+@pytest.mark.claim
 @pytest.mark.timeout(300)
 def test_at_equal_multiply_adds_convfirst_is_not_worse_than_depthwise_blocks(tmp_path):
     kinds = ("convfirst", "convnext")
