@@ -111,7 +111,8 @@ class Degrade:
     def __call__(self, key: Array, image: Float[Array, "b h w c"], row: Int[Array, "b"]) -> Float[Array, "b p q c"]:
         """The damaged pictures of clean ones in 0..1. Raises ConfigError when the sides do not divide by `scale`."""
         if image.shape[1] % self.scale or image.shape[2] % self.scale:
-            raise ConfigError(f"pictures of {image.shape[1]} x {image.shape[2]} do not shrink by {self.scale}: image_size, task.patch must be multiples")
+            size = f"{image.shape[1]} x {image.shape[2]}"
+            raise ConfigError(f"pictures of {size} do not shrink by {self.scale}: image_size and task.patch are multiples of it")
         for number, (name, low, high) in enumerate(self.steps):
             step_key = jax.random.fold_in(key, number)
             draw = jax.vmap(lambda k: jax.random.uniform(k))(row_keys(jax.random.fold_in(step_key, 1), row))
