@@ -66,9 +66,9 @@ def test_a_file_shared_with_others_does_not_start_a_paper(tmp_path):
 
 
 def test_a_kernel_is_a_folder(tmp_path):
-    make(tmp_path, "jaxvision/kernels/im2win.py")
+    make(tmp_path, "jaxvision/kernels/im2win_conv.py")
     assert by_slug(tmp_path)["im2win"]["status"] == "planned"
-    make(tmp_path, "jaxvision/kernels/im2win/")
+    make(tmp_path, "jaxvision/kernels/im2win_conv/")
     assert by_slug(tmp_path)["im2win"]["status"] == "partial"
 
 
