@@ -1,7 +1,7 @@
 """EfficientTrain (Wang et al. 2023, arXiv 2211.09703) and EfficientTrain++ (2024, arXiv 2405.08768): low frequencies and weak augmentation first.
 
     python -m jaxvision.main --config=configs/efficienttrain.py:demo --workdir=runs/curriculum
-        a ViT on scikit-learn's 1,797 digits, seen at 4, 4, 4, 6 and 8 pixels; about a minute on two CPU cores
+        a ViT on scikit-learn's 1,797 digits, seen at 6, 6, 6, 8 and 8 pixels; about a minute on two CPU cores
     python -m jaxvision.main --config=configs/efficienttrain.py:fashion --workdir=runs/fashion_curriculum
         the same on Fashion-MNIST at 20, 20, 20, 24 and 28 pixels, the published proportions; "fashion,conv" is a ConvNeXt,
         "fashion,vit,baseline" and "fashion,vit,cut" the run without a curriculum, whole and cut to the same compute
@@ -151,7 +151,7 @@ FASHION = {"source": "idx", "path": "/usr/share/datasets/fashion-mnist", "mean":
 
 
 def demo() -> ConfigDict:
-    phases = efficienttrain(40, (4, 4, 4, 6, 8), (0.5, 1.0, 1.5, 2.0, 2.5))
+    phases = efficienttrain(40, (6, 6, 6, 8, 8), (0.5, 1.0, 1.5, 2.0, 2.5))
     config = small({**VIT, "patch": 2, "depth": 4}, DIGITS, 8, 40, phases)
     config.batch_size, config.eval_batch_size, config.eval_every = 32, 120, 225
     return config

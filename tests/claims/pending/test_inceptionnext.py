@@ -1,4 +1,7 @@
-"""Paper 13, small: bands carry a pixel as far as they are long, at a twelfth of the arithmetic of a large square."""
+"""Paper 13, small: bands carry a pixel as far as they are long.
+
+Pending: seen once, two seeds: Inception 0.995 and 0.905, where 0.95 is asked; 3x3 0.494 and 0.506; no mixer 0.494 and 0.506.
+"""
 
 import jax
 import jax.numpy as jnp

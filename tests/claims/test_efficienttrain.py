@@ -21,12 +21,14 @@ from jaxvision.train.phases import plan
 from jaxvision.train.setup import in_phase, set_up
 from jaxvision.train.writers import read_metrics
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("efficienttrain_config", ROOT / "configs" / "efficienttrain.py")
 published = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(published)
-EXAMPLES, EPOCHS, SEEDS = 4000, 6, (0, 1, 2)
+EXAMPLES, EPOCHS, SEEDS = 4000, 6, (0, 1)  # with the third seed of docs/performance.md it would take four minutes
 ARMS = ("baseline", "curriculum", "cut")
+# The ConvNet's steps at small sizes do not follow their multiply-adds on CPU (docs/performance.md).
+KINDS = [pytest.param("vit", marks=pytest.mark.claim), pytest.param("conv", marks=pytest.mark.pending)]
 
 
 def config_of(kind: str, arm: str, seed: int):
@@ -58,9 +60,8 @@ def arms(kind: str, folder: pathlib.Path) -> dict[str, list[tuple[float, float]]
     return reached
 
 
-@pytest.mark.pending
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["vit", "conv"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_curriculum_saves_a_third_of_the_compute_and_keeps_the_accuracy(kind, tmp_path):
     reached = arms(kind, tmp_path)
     compute = {arm: multiply_adds(kind, arm) for arm in ARMS}
@@ -72,9 +73,8 @@ def test_the_curriculum_saves_a_third_of_the_compute_and_keeps_the_accuracy(kind
     assert accuracy["curriculum"] >= accuracy["cut"] - 0.3
 
 
-@pytest.mark.pending
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["vit", "conv"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_time_of_the_steps_follows_their_compute(kind):
     """Steps of all sizes in turn, by processor time, so that what else runs on the machine does not matter; summed over the plan."""
     setup = set_up(config_of(kind, "curriculum", 0))
