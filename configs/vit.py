@@ -46,7 +46,7 @@ def fashion() -> ConfigDict:
     # Small batches: how far the net gets is a matter of updates. Patches of 7 pixels: with 4 there are 49 tokens, and a third of the updates.
     return ConfigDict(
         {
-            "epochs": 7,
+            "epochs": 8,
             "batch_size": 32,
             "image_size": (28, 28),
             "eval_every": 3750,

@@ -13,6 +13,7 @@ from tests.runs import ROOT
 DEMOS = {
     "convit": ("test/accuracy", 0.75),
     "dr_resnet": ("test/auc", 0.98),
+    "efficienttrain": ("test/accuracy", 0.83),
     "fast_scaling": ("test/accuracy", 0.92),
     "finetune": ("test/accuracy", 0.8),
     "hornet": ("test/accuracy", 0.94),
