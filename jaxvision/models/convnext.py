@@ -51,18 +51,19 @@ class GlobalResponseNorm(nn.Module):
 
 
 class ConvNeXtMlp(nn.Module):
-    """The inverted bottleneck: four times as wide inside, GELU, with `grn` a global response norm before the second layer."""
+    """The inverted bottleneck: `ratio` times as wide inside, GELU, with `grn` a global response norm before the second layer."""
 
     grn: bool = False
     as_conv: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    ratio: float = 4.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dim = x.shape[-1]
-        y = gelu(Pointwise(4 * dim, self.as_conv, kernel_init=init, **dtypes, name="fc1")(x))
+        y = gelu(Pointwise(int(self.ratio * dim), self.as_conv, kernel_init=init, **dtypes, name="fc1")(x))
         if self.grn:
             y = GlobalResponseNorm(**dtypes, name="grn")(y)
         return Pointwise(dim, self.as_conv, kernel_init=init, **dtypes, name="fc2")(y)

@@ -15,13 +15,14 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError, nearest
+from jaxvision.models.convnext import ConvNeXtMlp
 from jaxvision.models.registry import Variant
 from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.mlp import gelu
 from jaxvision.nn.norm import BatchNorm, LayerNorm
 from jaxvision.nn.patch import PatchProjection, whole_patches
-from jaxvision.nn.pointwise import Dense, Pointwise
+from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.regularize import DropPath, drop_path_rates
 from jaxvision.nn.taps import tap
 
@@ -79,23 +80,11 @@ class InceptionNeXtBlock(nn.Module):
         dim = x.shape[-1]
         y = InceptionMixer(self.band, self.share, self.branches, **dtypes, name="token_mixer")(x)
         y = BatchNorm(groups=self.norm_groups, **dtypes, name="norm")(y, train=train)
-        y = _Bottleneck(int(self.mlp_ratio * dim), **dtypes, name="mlp")(y)
+        y = ConvNeXtMlp(as_conv=True, ratio=self.mlp_ratio, **dtypes, name="mlp")(y)
         y = y * self.param("gamma", nn.initializers.constant(self.layer_scale), (dim,), self.param_dtype).astype(self.dtype)
         out = x + DropPath(self.drop_path)(y, train=train)
         tap(self, "out", lambda: out)
         return out
-
-
-class _Bottleneck(nn.Module):
-    hidden: int
-    dtype: Any
-    param_dtype: Any
-
-    @nn.compact
-    def __call__(self, x):
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = gelu(Pointwise(self.hidden, kernel_init=init, **dtypes, name="fc1")(x))
-        return Pointwise(x.shape[-1], kernel_init=init, **dtypes, name="fc2")(y)
 
 
 class InceptionNeXtStage(nn.Module):
