@@ -11,6 +11,7 @@
 
 from ml_collections import ConfigDict
 
+from jaxvision import recipes
 from jaxvision.errors import ConfigError, nearest
 
 # Widths at which the two stages of the demo cost about as many multiply-adds with each kind of block, and channels of the convolution's groups.
@@ -20,60 +21,13 @@ PUBLISHED = {"tiny": ("convfirstnet_tiny", 0.1), "small": ("convfirstnet_small",
 
 def demo(block: str = "convfirst") -> ConfigDict:
     dims, group_width = DEMO[block]
-    return ConfigDict(
-        {
-            "epochs": 12,
-            "batch_size": 32,
-            "image_size": (16, 16),
-            "eval_every": 225,
-            "eval_batch_size": 120,
-            "model": {
-                "name": "convfirstnet_tiny",
-                "block": block,
-                "depths": (3, 3),
-                "dims": dims,
-                "stem": 16,
-                "hidden": 128,
-                "group_width": group_width,
-            },
-            "data": {"source": "digits", "mean": (0.5,), "std": (0.5,), "crop": "resize"},
-            "augment": {"pad_crop": 1},
-            "task": {"name": "classify", "label_smoothing": 0.1},
-            "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05, "schedule": "cosine", "warmup": 0.1},
-        }
-    )
+    small = {"block": block, "depths": (3, 3), "dims": dims, "stem": 16, "hidden": 128, "group_width": group_width}
+    return recipes.digits({"name": "convfirstnet_tiny", **small}, epochs=12, image_size=(16, 16), data={"crop": "resize"})
 
 
 def imagenet(name: str, dataset: str = "imagenet2012") -> ConfigDict:
     model, drop_path = PUBLISHED[name]
-    return ConfigDict(
-        {
-            "epochs": 300,
-            "batch_size": 4096,
-            "image_size": (224, 224),
-            "model": {"name": model, "dtype": "bfloat16", "drop_path": drop_path},
-            "data": {"source": "tfds", "name": dataset, "train": "train", "test": "validation", "crop": "random_resized"},
-            "augment": {
-                "flip": True,
-                "randaugment": "rand-m9-mstd0.5-inc1",
-                "erasing": 0.25,
-                "mixup": 0.8,
-                "cutmix": 1.0,
-                "switch_prob": 0.5,
-            },
-            "task": {"name": "classify", "label_smoothing": 0.1},
-            "optim": {
-                "name": "adamw",
-                "lr": 4e-3,
-                "lr_end": 1e-6,
-                "weight_decay": 0.05,
-                "schedule": "cosine",
-                "warmup": "20ep",
-                "ema": 0.9999,
-            },
-            "checkpoint": {"every": 1000},
-        }
-    )
+    return recipes.imagenet(model, dataset, drop_path=drop_path, lr=4e-3, optim={"lr_end": 1e-6, "ema": 0.9999})
 
 
 def get_config(variant: str = "demo") -> ConfigDict:

@@ -11,6 +11,7 @@
 
 from ml_collections import ConfigDict
 
+from jaxvision import recipes
 from jaxvision.errors import ConfigError, nearest
 
 ARMS = {"local": {}, "random": {"local_init": False}, "plain": {"local_layers": 0}}
@@ -37,36 +38,9 @@ def demo(arm: str = "local") -> ConfigDict:
 
 
 def imagenet(name: str, dataset: str = "imagenet2012") -> ConfigDict:
-    # DeiT's recipe without clipping and without averaged weights; each image comes once an epoch (the public code repeats it three times).
-    return ConfigDict(
-        {
-            "epochs": 300,
-            "batch_size": 1024,
-            "image_size": (224, 224),
-            "model": {"name": f"convit_{name}", "dtype": "bfloat16", "drop_path": 0.1},
-            "data": {"source": "tfds", "name": dataset, "train": "train", "test": "validation", "crop": "random_resized"},
-            "augment": {
-                "flip": True,
-                "randaugment": "rand-m9-mstd0.5-inc1",
-                "erasing": 0.25,
-                "mixup": 0.8,
-                "cutmix": 1.0,
-                "switch_prob": 0.5,
-            },
-            "task": {"name": "classify", "label_smoothing": 0.1},
-            "optim": {
-                "name": "adamw",
-                "lr": 5e-4,
-                "lr_batch": 512,
-                "lr_start": 1e-6,
-                "lr_end": 1e-5,
-                "weight_decay": 0.05,
-                "schedule": "cosine",
-                "warmup": "5ep",
-            },
-            "checkpoint": {"every": 1000},
-        }
-    )
+    # Without clipping and without averaged weights; each image comes once an epoch (the public code repeats it three times).
+    optim = {"lr_batch": 512, "lr_start": 1e-6, "lr_end": 1e-5, "warmup": "5ep"}
+    return recipes.imagenet(f"convit_{name}", dataset, drop_path=0.1, lr=5e-4, batch_size=1024, optim=optim)
 
 
 def get_config(variant: str = "demo") -> ConfigDict:

@@ -18,6 +18,7 @@
 
 from ml_collections import ConfigDict
 
+from jaxvision import recipes
 from jaxvision.errors import ConfigError, nearest
 
 SIZES = (160, 160, 160, 192, 224)
@@ -96,27 +97,8 @@ def imagenet(name: str, schedule: str = "300", option: str = "") -> ConfigDict:
     else:
         epochs = int(schedule)
         phases = efficienttrain(epochs)
-    config = ConfigDict(
-        {
-            "epochs": epochs,
-            "batch_size": 4096,
-            "image_size": (224, 224),
-            "phases": phases,
-            "model": {"name": model, "dtype": "bfloat16", "drop_path": drop_path},
-            "data": {"source": "tfds", "name": "imagenet2012", "train": "train", "test": "validation", "crop": "random_resized", "eval_crop": 0.875},
-            "augment": {
-                "flip": True,
-                "randaugment": "rand-m9-mstd0.5-inc1",
-                "erasing": 0.25,
-                "mixup": 0.8,
-                "cutmix": 1.0,
-                "switch_prob": 0.5,
-            },
-            "task": {"name": "classify", "label_smoothing": 0.1},
-            "optim": {"name": "adamw", "lr": 4e-3, "lr_end": 1e-6, "weight_decay": 0.05, "schedule": "cosine", "warmup": warmup},
-            "checkpoint": {"every": 1000},
-        }
-    )
+    optim = {"lr_end": 1e-6, "warmup": warmup}
+    config = recipes.imagenet(model, drop_path=drop_path, lr=4e-3, epochs=epochs, phases=phases, data={"eval_crop": 0.875}, optim=optim)
     for key, value in changes.items():
         section, field = key.split(".")
         config[section][field] = value

@@ -13,6 +13,7 @@
 
 from ml_collections import ConfigDict
 
+from jaxvision import recipes
 from jaxvision.errors import ConfigError, nearest
 
 # Drop path rate, RandAugment's magnitude, and the norm to which gradients are clipped.
@@ -30,61 +31,14 @@ def demo(mixer: str = "7x7") -> ConfigDict:
     if mixer not in ("7x7", "gf"):
         raise ConfigError(f"configs/hornet.py: 'demo' takes 7x7 or gf, got {mixer!r}")
     # At the published 1e-6 the branches would not wake up within a short run, so the layer scale starts at 1.
-    return ConfigDict(
-        {
-            "epochs": 25,
-            "batch_size": 32,
-            "image_size": (8, 8),
-            "eval_every": 225,
-            "eval_batch_size": 120,
-            "model": {
-                "name": "hornet_tiny_7x7",
-                "patch": 1,
-                "dim": 16,
-                "depths": (1, 2),
-                "orders": (2, 3),
-                "filters": (False, mixer == "gf"),
-                "layer_scale": 1.0,
-            },
-            "data": {"source": "digits", "mean": (0.5,), "std": (0.5,)},
-            "augment": {"pad_crop": 1},
-            "task": {"name": "classify", "label_smoothing": 0.1},
-            "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05, "schedule": "cosine", "warmup": 0.1, "clip": 1.0},
-        }
-    )
+    small = {"patch": 1, "dim": 16, "depths": (1, 2), "orders": (2, 3), "filters": (False, mixer == "gf"), "layer_scale": 1.0}
+    return recipes.digits({"name": "hornet_tiny_7x7", **small}, epochs=25, optim={"clip": 1.0})
 
 
 def imagenet(name: str, dataset: str = "imagenet2012") -> ConfigDict:
     drop_path, magnitude, clip = PUBLISHED[name]
-    return ConfigDict(
-        {
-            "epochs": 300,
-            "batch_size": 4096,
-            "image_size": (224, 224),
-            "model": {"name": f"hornet_{name}", "dtype": "bfloat16", "drop_path": drop_path},
-            "data": {"source": "tfds", "name": dataset, "train": "train", "test": "validation", "crop": "random_resized"},
-            "augment": {
-                "flip": True,
-                "randaugment": f"rand-m{magnitude}-mstd0.5-inc1",
-                "erasing": 0.25,
-                "mixup": 0.8,
-                "cutmix": 1.0,
-                "switch_prob": 0.5,
-            },
-            "task": {"name": "classify", "label_smoothing": 0.1},
-            "optim": {
-                "name": "adamw",
-                "lr": 4e-3,
-                "lr_end": 1e-6,
-                "weight_decay": 0.05,
-                "schedule": "cosine",
-                "warmup": "20ep",
-                "clip": clip,
-                "ema": 0.9999,
-            },
-            "checkpoint": {"every": 1000},
-        }
-    )
+    augment, optim = {"randaugment": f"rand-m{magnitude}-mstd0.5-inc1"}, {"lr_end": 1e-6, "clip": clip, "ema": 0.9999}
+    return recipes.imagenet(f"hornet_{name}", dataset, drop_path=drop_path, lr=4e-3, augment=augment, optim=optim)
 
 
 def large_gf_384(dataset: str = "imagenet2012") -> ConfigDict:

@@ -12,6 +12,7 @@
 
 from ml_collections import ConfigDict
 
+from jaxvision import recipes
 from jaxvision.errors import ConfigError, nearest
 
 # Drop path rate.
@@ -20,76 +21,26 @@ PUBLISHED = {"atto": 0.1, "tiny": 0.1, "small": 0.3, "base": 0.4}
 
 def demo() -> ConfigDict:
     # At the published 1e-6 the branches would not wake up within a short run, so the layer scale starts at 1.
-    return ConfigDict(
-        {
-            "epochs": 30,
-            "batch_size": 32,
-            "image_size": (8, 8),
-            "eval_every": 225,
-            "eval_batch_size": 120,
-            "model": {
-                "name": "inception_next_tiny",
-                "patch": 1,
-                "depths": (2, 2),
-                "dims": (24, 48),
-                "mlp_ratios": (4, 3),
-                "band": 7,
-                "layer_scale": 1.0,
-            },
-            "data": {"source": "digits", "mean": (0.5,), "std": (0.5,)},
-            "augment": {"pad_crop": 1},
-            "task": {"name": "classify", "label_smoothing": 0.1},
-            "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05, "schedule": "cosine", "warmup": 0.1},
-        }
-    )
+    small = {"patch": 1, "depths": (2, 2), "dims": (24, 48), "mlp_ratios": (4, 3), "band": 7, "layer_scale": 1.0}
+    return recipes.digits({"name": "inception_next_tiny", **small})
 
 
-def imagenet(name: str, dataset: str = "imagenet2012") -> ConfigDict:
-    # Ten further epochs at the lowest rate are left out; colour jitter is named there too, but timm leaves it out beside RandAugment.
-    return ConfigDict(
-        {
-            "epochs": 300,
-            "batch_size": 4096,
-            "image_size": (224, 224),
-            "model": {"name": f"inception_next_{name}", "dtype": "bfloat16", "drop_path": PUBLISHED[name]},
-            "data": {"source": "tfds", "name": dataset, "train": "train", "test": "validation", "crop": "random_resized"},
-            "augment": {
-                "flip": True,
-                "randaugment": "rand-m9-mstd0.5-inc1",
-                "erasing": 0.25,
-                "mixup": 0.8,
-                "cutmix": 1.0,
-                "switch_prob": 0.5,
-            },
-            "task": {"name": "classify", "label_smoothing": 0.1},
-            "optim": {
-                "name": "adamw",
-                "lr": 4e-3,
-                "lr_start": 1e-6,
-                "lr_end": 1e-5,
-                "weight_decay": 0.05,
-                "schedule": "cosine",
-                "warmup": "20ep",
-            },
-            "checkpoint": {"every": 1000},
-        }
-    )
+def imagenet(name: str, dataset: str = "imagenet2012", **changes) -> ConfigDict:
+    # Ten further epochs at the lowest rate are left out.
+    config = recipes.imagenet(f"inception_next_{name}", dataset, drop_path=PUBLISHED[name], lr=4e-3, optim={"lr_start": 1e-6, "lr_end": 1e-5})
+    return recipes.changed(config, changes)
 
 
 def atto(dataset: str = "imagenet2012") -> ConfigDict:
-    config = imagenet("atto", dataset)
-    config.epochs, config.batch_size = 600, 1280
-    config.augment.update({"randaugment": "rand-m5-inc1-mstd101", "erasing": 0.1, "mixup": 0.2})
-    config.optim.update({"lr": 1e-3, "lr_start": 5e-7, "lr_end": 5e-7, "warmup": "5ep"})
-    return config
+    augment = {"randaugment": "rand-m5-inc1-mstd101", "erasing": 0.1, "mixup": 0.2}
+    optim = {"lr": 1e-3, "lr_start": 5e-7, "lr_end": 5e-7, "warmup": "5ep"}
+    return imagenet("atto", dataset, epochs=600, batch_size=1280, augment=augment, optim=optim)
 
 
 def base384(dataset: str = "imagenet2012") -> ConfigDict:
-    config = imagenet("base", dataset)
-    config.epochs, config.batch_size, config.image_size = 30, 1024, (384, 384)
-    config.model.update({"drop_path": 0.7, "dropout": 0.5})
+    model = {"drop_path": 0.7, "dropout": 0.5}
+    config = imagenet("base", dataset, epochs=30, batch_size=1024, image_size=(384, 384), model=model, data={"eval_crop": 1.0})
     config.augment = ConfigDict({"flip": True, "randaugment": "rand-m9-mstd0.5-inc1", "erasing": 0.25})
-    config.data.eval_crop = 1.0
     config.optim = ConfigDict({"name": "adamw", "lr": 5e-5, "weight_decay": 0.05, "schedule": "constant", "warmup": 0, "ema": 0.9999})
     return config
 

@@ -15,6 +15,7 @@
 
 from ml_collections import ConfigDict
 
+from jaxvision import recipes
 from jaxvision.errors import ConfigError, nearest
 
 MIXERS = ("pool", "identity", "attention", "random", "sep_conv")
@@ -35,29 +36,8 @@ PUBLISHED = {
 
 def small(mixer: str, stem: tuple[int, int, int], down: tuple[int, int, int]) -> ConfigDict:
     # At the published 1e-5 the branches of four blocks would not wake up within a short run, so the layer scale starts at 1.
-    return ConfigDict(
-        {
-            "epochs": 30,
-            "batch_size": 32,
-            "image_size": (8, 8),
-            "eval_every": 225,
-            "eval_batch_size": 120,
-            "model": {
-                "name": "poolformer_s12",
-                "depths": (2, 2),
-                "dims": (32, 64),
-                "mixers": (mixer, mixer),
-                "stem": stem,
-                "down": down,
-                "layer_scale": 1.0,
-                "head_norm": "map",
-            },
-            "data": {"source": "digits", "mean": (0.5,), "std": (0.5,)},
-            "augment": {"pad_crop": 1},
-            "task": {"name": "classify", "label_smoothing": 0.1},
-            "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05, "schedule": "cosine", "warmup": 0.1},
-        }
-    )
+    fields = {"depths": (2, 2), "dims": (32, 64), "mixers": (mixer, mixer), "stem": stem, "down": down, "layer_scale": 1.0, "head_norm": "map"}
+    return recipes.digits({"name": "poolformer_s12", **fields})
 
 
 def demo(mixer: str = "pool") -> ConfigDict:
@@ -69,38 +49,10 @@ def bag(mixer: str = "pool") -> ConfigDict:
 
 
 def imagenet(name: str, dataset: str = "imagenet2012") -> ConfigDict:
-    # The official run: 1,024 images a step at 1e-3, 4,096 in the paper at 4e-3; ten further epochs at the lowest rate are left out. Colour jitter is
-    # named there too, but timm leaves it out beside RandAugment.
+    # The official run: 1,024 images a step at 1e-3, 4,096 in the paper at 4e-3; ten further epochs at the lowest rate are left out.
     model, drop_path = PUBLISHED[name]
-    return ConfigDict(
-        {
-            "epochs": 300,
-            "batch_size": 4096,
-            "image_size": (224, 224),
-            "model": {"name": model, "dtype": "bfloat16", "drop_path": drop_path},
-            "data": {"source": "tfds", "name": dataset, "train": "train", "test": "validation", "crop": "random_resized"},
-            "augment": {
-                "flip": True,
-                "randaugment": "rand-m9-mstd0.5-inc1",
-                "erasing": 0.25,
-                "mixup": 0.8,
-                "cutmix": 1.0,
-                "switch_prob": 0.5,
-            },
-            "task": {"name": "classify", "label_smoothing": 0.1},
-            "optim": {
-                "name": "adamw",
-                "lr": 1e-3,
-                "lr_batch": 1024,
-                "lr_start": 1e-6,
-                "lr_end": 1e-5,
-                "weight_decay": 0.05,
-                "schedule": "cosine",
-                "warmup": "5ep",
-            },
-            "checkpoint": {"every": 1000},
-        }
-    )
+    optim = {"lr_batch": 1024, "lr_start": 1e-6, "lr_end": 1e-5, "warmup": "5ep"}
+    return recipes.imagenet(model, dataset, drop_path=drop_path, lr=1e-3, optim=optim)
 
 
 def get_config(variant: str = "demo") -> ConfigDict:
