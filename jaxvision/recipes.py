@@ -12,11 +12,12 @@ STRONG = {"flip": True, "randaugment": "rand-m9-mstd0.5-inc1", "erasing": 0.25, 
 
 def changed(config: ConfigDict, changes: dict) -> ConfigDict:
     """`config` with `changes`: a section given as a dict is merged into the section, anything else replaces what was there."""
-    for key, value in changes.items():
-        if isinstance(value, dict) and key in config:
-            config[key].update(value)
-        else:
-            config[key] = value
+    with config.ignore_type():  # a warm-up may be epochs here and a share there
+        for key, value in changes.items():
+            if isinstance(value, dict) and key in config:
+                config[key].update(value)
+            else:
+                config[key] = value
     return config
 
 
