@@ -19,6 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxvision.errors import ModelError, nearest
+from jaxvision.kernels.choice import chosen
 from jaxvision.kernels.geometry import Geometry
 from jaxvision.kernels.manual_axes import alike
 from jaxvision.kernels.sharded import Cut, context_cut
@@ -56,6 +57,7 @@ class Bilinear:
             ad.defbilinear(self.primitives[field], self._transpose_first(field, by_first), self._transpose_second(field, by_second))
 
     def __call__(self, x, w, geometry: Geometry, implementation: str | None):
+        implementation = chosen(implementation)
         if implementation is not None and implementation not in self.implementations:
             raise ModelError(f"{self.name} has no implementation {implementation!r}; {nearest(implementation, self.implementations)}")
         dtype = jnp.promote_types(x.dtype, w.dtype)

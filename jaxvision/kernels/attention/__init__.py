@@ -7,6 +7,7 @@ from jaxvision.errors import ModelError, nearest
 from jaxvision.kernels.attention import op
 from jaxvision.kernels.attention.call import Call
 from jaxvision.kernels.attention.reference import attention_weights
+from jaxvision.kernels.choice import chosen
 from jaxvision.kernels.manual_axes import alike
 from jaxvision.kernels.sharded import context_cut
 
@@ -68,6 +69,7 @@ def attention(
 
 def _bind(arrays, heads: int, offset, bias, mask, dropout: float, seed, implementation: str | None):
     b, q, t = arrays[0].shape[0], arrays[0].shape[1], arrays[-1].shape[1]
+    implementation = chosen(implementation)
     if implementation is not None and implementation not in op.IMPLEMENTATIONS:
         raise ModelError(f"attention has no implementation {implementation!r}; {nearest(implementation, op.IMPLEMENTATIONS)}")
     for name, value in (("bias", bias), ("mask", mask)):
