@@ -1,15 +1,16 @@
 """Mixup (Zhang et al. 2018, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899) in timm's batch mode, and Patch Mixing beside them.
 
 Example i is paired with example B-1-i; one draw serves the batch. Both are one weighted sum of the batch and its mirror: the weight is a number for
-mixup and a mask for CutMix. Label smoothing is the task's.
+mixup and a mask for CutMix. Label smoothing is the task's. `mix_examples` is mixup as restoration has it: a share and a random partner an example.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxvision.augment.erasing import Box
 from jaxvision.augment.patch_mixing import patch_mixing
+from jaxvision.augment.rows import row_keys
 
 
 def mixup(image: Float[Array, "b h w c"], label: Float[Array, "b k"], share: Float[Array, ""]) -> tuple[Array, Array]:
@@ -72,6 +73,18 @@ def mix_batch(
     happens = jax.random.bernoulli(happens_key, probability)
     weight, share = jnp.where(happens, weight, 1.0), jnp.where(happens, share, 1.0)
     return _sum_of_pairs(image, weight), _sum_of_pairs(label, share)
+
+
+def mix_examples(key: Array, arrays: tuple[Array, ...], row: Int[Array, "b"], alpha: float) -> tuple[Array, ...]:
+    """Arrays (B, …), in each of which example i became share_i of itself and the rest of a random other one, share_i from Beta(alpha, alpha).
+
+    Shares and partners are those of all arrays, so pairs of pictures stay pairs.
+    """
+    partner_key, share_key = jax.random.split(key)
+    partner = jax.random.permutation(partner_key, len(row))
+    share = jax.vmap(lambda k: _symmetric_beta(k, alpha))(row_keys(share_key, row))
+    shares = (share.reshape(-1, *(1,) * (x.ndim - 1)) for x in arrays)
+    return tuple(s * x + (1 - s) * x[partner] for s, x in zip(shares, arrays))
 
 
 def _sum_of_pairs(x: Array, weight: Array) -> Array:

@@ -4,8 +4,8 @@
     stream = TrainStream(source, batch_size=256, image=Decode((224, 224)), seed=config.seed, position=0)
     batch = next(stream)            # {"image": uint8 (B, H, W, C), "label": int32 (B,), "index": int32 (B,), "valid": bool (B,)}
 
-Sources: `digits`, `photos`, `shapes` and `fundus` need nothing; `idx`, `folder`, `fundus_folder`, `arrayrecord` read `data.path`; `tfds` reads
-`data.name` from `data.path`.
+Sources: `digits`, `photos`, `shapes` and `fundus` need nothing; `idx`, `folder`, `paired`, `fundus_folder`, `arrayrecord` read `data.path`; `tfds`
+reads `data.name` from `data.path`.
 Importing this package loads neither grain nor tensorflow_datasets nor scikit-learn; a source loads what it needs when it is opened.
 """
 
@@ -43,6 +43,9 @@ SOURCES: dict[str, Callable[[Mapping[str, Any], str, int], Source]] = {
     "digits": lambda data, split, seed: _of("digits", "open_digits")(split),
     "shapes": _shapes,
     "folder": lambda data, split, seed: _of("folder", "open_folder")(data.get("path", None), split, _share(data), seed),
+    "paired": lambda data, split, seed: _of("paired", "open_paired")(
+        data.get("path", None), split, _share(data), seed, data.get("name", None) or None
+    ),
     "arrayrecord": lambda data, split, seed: _of("arrayrecord", "open_arrayrecord")(data.get("path", None), split),
     "tfds": lambda data, split, seed: _of("tfds", "open_tfds")(data.get("name", None), data.get("path", None), split),
     "fundus": lambda data, split, seed: _of("fundus", "open_fundus")(split, data.get("count", 2048), tuple(data.get("size", (64, 64))), seed),

@@ -40,6 +40,7 @@ FACTS = {
 COLUMNS = {
     "label": lambda size: np.int32(0),
     "mask": lambda size: np.zeros(size, np.uint8),
+    "target": lambda size: np.zeros((*size, 3), np.uint8),
     "boxes": lambda size: np.array([[0, 0, *size]], np.float32),
     "box_label": lambda size: np.zeros(1, np.int32),
 }

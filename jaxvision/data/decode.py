@@ -2,8 +2,8 @@
 
 Training draws a random resized crop (Szegedy et al., "Going Deeper with Convolutions", arXiv:1409.4842, section 6). A JPEG is decoded at 1/2, 1/4
 or 1/8 of its size where the crop is then still at least as large as the target: an inverse DCT of fewer coefficients. Evaluation decodes in full,
-resizes the shorter side to size / eval_crop and cuts the centre, exactly as timm and torchvision do, so that figures compare. Boxes and masks follow
-the same geometry. EXIF orientation is not applied, as it was not when the published weights were trained.
+resizes the shorter side to size / eval_crop and cuts the centre, exactly as timm and torchvision do, so that figures compare. Boxes, masks and the
+clean picture of a pair (`target`) follow the same geometry. EXIF orientation is not applied, as it was not when the published weights were trained.
 """
 
 import dataclasses
@@ -163,20 +163,35 @@ def decode(record: Mapping[str, Any], image: Decode, name: str, randoms: np.ndar
     """The record with `image` (H, W, C) uint8 of `image.image_size`, and mask and boxes where it has them.
 
     Args:
-      record: `image` encoded (bytes) or decoded (uint8, (H, W) or (H, W, C)); optional `mask` (H, W) integers, or an encoded picture;
-        optional `boxes` (N, 4) y0 x0 y1 x1 in pixels with `box_label` (N,) and `box_valid` (N,); anything else passes.
+      record: `image` encoded (bytes) or decoded (uint8, (H, W) or (H, W, C)); optional `target` likewise; optional
+        `mask` (H, W) integers, or an encoded picture; optional `boxes` (N, 4) y0 x0 y1 x1 in pixels with `box_label` (N,) and `box_valid` (N,);
+        anything else passes.
       name: for errors.
       randoms: `RANDOMS` uniform numbers in training; None in evaluation.
       draft: decode JPEGs at a fraction of their size in training where that is enough.
 
     Raises:
-      Unreadable: the picture is damaged or of no known format.
+      Unreadable: the picture is damaged or of no known format, or its target has another size.
       DataError: its size is not image_size and the crop is "none", or mask and picture differ in size.
     """
-    H, W = image.image_size
     record = dict(record)
+    record["image"], where, size = _cut(record["image"], image, name, randoms, draft)
+    if "target" in record:
+        record["target"], _, other = _cut(record["target"], image, f"the target of {name}", randoms, draft)
+        if other != size:
+            raise Unreadable(f"{name} is {size[0]}x{size[1]}, but its target {other[0]}x{other[1]}; a pair has one size")
+    if "mask" in record:
+        record["mask"] = _mask(record["mask"], size, image.image_size, where, name)
+    if "boxes" in record:
+        record.update(_boxes(record, image, where, name))
+    return record
+
+
+def _cut(encoded: Any, image: Decode, name: str, randoms: np.ndarray | None, draft: bool) -> tuple[np.ndarray, Geometry, tuple[int, int]]:
+    """(pixels (H, W, C), where they lie in the picture, the picture's (height, width)). Arguments and errors as `decode`'s."""
+    H, W = image.image_size
     try:
-        picture = _open(record["image"])
+        picture = _open(encoded)
         height, width = picture.height, picture.width
         if image.crop == "none" and (height, width) != (H, W):
             raise DataError(f"{name} is {height}x{width}, but image_size is {H}x{W}; data.crop='resize' would resize it")
@@ -201,12 +216,7 @@ def decode(record: Mapping[str, Any], image: Decode, name: str, randoms: np.ndar
             where = Geometry(box[0], box[1], box[2] / H, box[3] / W)
     except _DAMAGE as error:
         raise Unreadable(f"{name} cannot be decoded: {why(error)}") from error
-    record["image"] = pixels[..., None] if pixels.ndim == 2 else pixels
-    if "mask" in record:
-        record["mask"] = _mask(record["mask"], (height, width), image.image_size, where, name)
-    if "boxes" in record:
-        record.update(_boxes(record, image, where, name))
-    return record
+    return (pixels[..., None] if pixels.ndim == 2 else pixels), where, (height, width)
 
 
 def _mask(mask: Any, size: tuple[int, int], target: tuple[int, int], where: Geometry, name: str) -> np.ndarray:

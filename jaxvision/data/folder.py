@@ -19,7 +19,7 @@ from jaxvision.data.source import Unreadable, stratified_split
 from jaxvision.errors import ConfigError, DataError, nearest
 
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-_TESTS = ("test", "val", "valid", "validation")
+TESTS = ("test", "val", "valid", "validation")
 _LITTER = ("thumbs.db", "desktop.ini")  # left by file managers, as are names with a leading dot
 TEST_SHARE = 0.2
 
@@ -87,6 +87,11 @@ def _pictures(folder: pathlib.Path, below: str, strict: bool) -> Iterator[str]:
             raise DataError(f"{entry.path} is not a picture (by its name: {', '.join(EXTENSIONS)}); class folders may hold nothing else")
 
 
+def pictures_below(folder: pathlib.Path) -> list[str]:
+    """Names of all pictures in a folder and its sub-folders, relative to it, sorted within each. Raises DataError when it cannot be read."""
+    return list(_pictures(folder, "", strict=False))
+
+
 def _scan(folder: pathlib.Path, classes: tuple[str, ...] | None = None) -> tuple[list[str], np.ndarray | None, tuple[str, ...]]:
     """(names, labels, classes) of one folder; `classes` as in training, where given."""
     entries = _entries(folder)
@@ -141,7 +146,7 @@ def open_folder(path: str | None, split: str, test_share: float, seed: int) -> F
         raise DataError(f"data.path {path!r} is not a folder")
     if _has_folders(root / "train"):  # a folder `train` with pictures in it is a class (vehicles), not a split
         _, _, classes = _scan(root / "train")
-        wanted = (split, *_TESTS) if split in _TESTS else (split,)
+        wanted = (split, *TESTS) if split in TESTS else (split,)
         there = [name for name in wanted if (root / name).is_dir()]
         if not there:
             splits = [entry.name for entry in _entries(root) if entry.is_dir()]
@@ -168,7 +173,7 @@ def files_source(paths: str | os.PathLike | Iterable[str | os.PathLike], classes
     names: list[str] = []
     for path in map(pathlib.Path, paths):
         if path.is_dir():
-            found = sorted(_pictures(path, "", strict=False))
+            found = sorted(pictures_below(path))
             if not found:
                 raise DataError(f"{path} holds no pictures ({', '.join(EXTENSIONS)})")
             names += [str(path / name) for name in found]

@@ -1,7 +1,8 @@
-"""Restoration learned from pairs that are made on the fly: super-resolution, denoising, deblurring, with any image-to-image network.
+"""Restoration learned from pairs, given or made on the fly: super-resolution, denoising, deblurring, with any image-to-image network.
 
 The network takes (B, H, W, C) and returns (B, scale H, scale W, C); `scale` is a field of its module, 1 when it has none. Source pictures are the
-clean ones; a random window, one of the eight symmetries, and the recipe `task.degrade` make a pair of each.
+clean ones; a random window, one of the eight symmetries, and the recipe `task.degrade` make a pair of each. Sources of pairs (data.source "paired")
+give the damaged picture as `image` and the clean one as `target`, of one size: window and symmetry are those of both.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxvision.augment.degrade import make_degrade
 from jaxvision.augment.geometry import dihedral, random_window
+from jaxvision.augment.mix import mix_examples
 from jaxvision.augment.ycbcr import luma, rgb_to_ycbcr, ycbcr_to_rgb
 from jaxvision.errors import ConfigError, nearest
 from jaxvision.models.registry import create_model, variant_of
@@ -21,8 +23,19 @@ from jaxvision.nn.resize import bicubic
 from jaxvision.tasks.base import Task, total, weighted_mean
 from jaxvision.tasks.restore import quality
 
-# A loss a pixel from the difference, pixels in 0..1.
-LOSSES = {"l1": jnp.abs, "l2": jnp.square, "charbonnier": lambda d: jnp.sqrt(d * d + 1e-6)}
+
+def charbonnier(difference: Array) -> Array:
+    """sqrt(d^2 + 1e-6): an L1 that is smooth within a thousandth of the pixel range."""
+    return jnp.sqrt(jnp.square(difference) + 1e-6)
+
+
+# A loss a pixel of (restored, clean), pixels in 0..1. "clipped" as MIRNet's code has it: what leaves the range has no gradient back into it.
+LOSSES = {
+    "l1": lambda made, clean: jnp.abs(made - clean),
+    "l2": lambda made, clean: jnp.square(made - clean),
+    "charbonnier": lambda made, clean: charbonnier(made - clean),
+    "clipped_charbonnier": lambda made, clean: charbonnier(jnp.clip(made, 0, 1) - clean),
+}
 COLORS = ("rgb", "y")
 # Of (restored, clean, border): pictures in 0..1.
 METRICS = {
@@ -52,13 +65,14 @@ class Restore(Task):
     degrade: the recipe, see augment/degrade.py; rounded: whether damaged pictures are rounded to 8 bits (default True).
     color: "rgb", or "y": the network sees luma alone, chroma is enlarged by bicubic interpolation.
     patch: side of the clean window to train with, drawn from the image of `image_size`; None: all of it. dihedral: the eight symmetries (True).
-    loss: "l1", "l2" or "charbonnier", of pixels in 0..1.
+    loss: a key of LOSSES, of pixels in 0..1.
+    mixup: alpha; each pair is mixed with a random other one, by a share from Beta(alpha, alpha); 0 for none. mixup_from: the first epoch that mixes.
     metrics: of "psnr", "psnr_y", "ssim", "ssim_y", "lpips" (needs frozen.lpips), "fid" (needs frozen.features).
     border: pixels left out on each side when measuring; None: as many as the scale, none at scale 1.
     tile, overlap: side of the pieces, in input pixels, in which prediction works through a picture of any size, and by how much neighbours overlap.
     """
 
-    KEYS = ("name", "degrade", "rounded", "color", "patch", "dihedral", "loss", "metrics", "border", "tile", "overlap")
+    KEYS = ("name", "degrade", "rounded", "color", "patch", "dihedral", "loss", "mixup", "mixup_from", "metrics", "border", "tile", "overlap")
 
     def __init__(self, config, problem):
         for key in config.task:
@@ -83,7 +97,8 @@ class Restore(Task):
         super().__init__(config, problem)
         self.scale = get("scale", None) or getattr(self.model, "scale", 1)
         self.degrade = make_degrade(get("degrade", ("bicubic",) if self.scale > 1 else ()), self.scale, get("rounded", True))
-        self.patch, self.turn = get("patch", None), get("dihedral", True)
+        self.patch, self.turn, self.mixup = get("patch", None), get("dihedral", True), get("mixup", 0.0)
+        self.mixup_from = round(get("mixup_from", 0) * problem.steps_per_epoch)
         self.border = self.scale if get("border", None) is None and self.scale > 1 else get("border", None) or 0
         self.tile, self.overlap = get("tile", 128), get("overlap", 16)
         if not 0 <= 2 * self.overlap < self.tile:
@@ -113,12 +128,27 @@ class Restore(Task):
     def _network(self, variables, low):
         return self.model.apply(variables, (low - self.mean) / self.std, train=False) * self.std + self.mean
 
+    def _check_pairs(self):
+        if self.scale > 1:
+            raise ConfigError(f"a source of pairs has both pictures in one size, and the network of scale {self.scale} wants clean ones alone")
+        if self.degrade.steps:
+            raise ConfigError("task.degrade damages clean pictures, and the source has damaged ones already; leave it out")
+
     # --- the task ---
+
+    def train_step(self, state, batch, *, static=None):
+        if self.mixup:
+            batch = {**batch, "mixes": jnp.broadcast_to(state.step >= self.mixup_from, batch["valid"].shape)}
+        return super().train_step(state, batch, static=static)
 
     def prepare(self, batch, key, *, train):
         batch, valid = dict(batch), batch["valid"].astype(jnp.float32)
-        image = pixels(batch["image"])
+        image, channels = pixels(batch["image"]), batch["image"].shape[-1]
         window_key, turn_key, degrade_key = jax.random.split(key, 3)
+        paired = "target" in batch
+        if paired:
+            self._check_pairs()
+            image = jnp.concatenate([image, pixels(batch.pop("target"))], -1)
         # In evaluation the draws belong to the example, so that every batch size gives the same pairs.
         row = jnp.arange(len(image)) if train else batch["index"]
         if train and self.patch:
@@ -126,8 +156,12 @@ class Restore(Task):
         if train and self.turn:
             image = dihedral(turn_key, image, row)
         height, width = (side // self.scale * self.scale for side in image.shape[1:3])
-        batch["clean"] = image[:, :height, :width]
-        batch["image"] = self.degrade(degrade_key, batch["clean"], row)
+        batch["clean"] = image[:, :height, :width, -channels:]
+        batch["image"] = image[..., :channels] if paired else self.degrade(degrade_key, batch["clean"], row)
+        if "mixes" in batch:
+            mixed = mix_examples(jax.random.fold_in(key, 3), (batch["image"], batch["clean"]), row, self.mixup)
+            where = batch.pop("mixes")[:, None, None, None]
+            batch["image"], batch["clean"] = (jnp.where(where, new, batch[name]) for name, new in zip(("image", "clean"), mixed))
         batch["weight"] = valid / jnp.maximum(valid.mean(), 1e-9) if train else valid
         return batch
 
@@ -135,9 +169,9 @@ class Restore(Task):
         low, clean = (luma(batch[name]) if self.color == "y" else batch[name] for name in ("image", "clean"))
         variables = {"params": params, **{name: extra[name] for name in ("batch_stats",) if name in extra}}
         made, new = self.model.apply(variables, (low - self.mean) / self.std, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
-        difference = made * self.std + self.mean - clean
-        value = weighted_mean(self.pixel_loss(difference).mean((1, 2, 3)), batch["weight"])
-        psnr = -10 * jnp.log10(jnp.maximum(jnp.square(difference).mean((1, 2, 3)), 1e-10))
+        made = made * self.std + self.mean
+        value = weighted_mean(self.pixel_loss(made, clean).mean((1, 2, 3)), batch["weight"])
+        psnr = -10 * jnp.log10(jnp.maximum(jnp.square(made - clean).mean((1, 2, 3)), 1e-10))
         return value, {"metrics": {"psnr": weighted_mean(psnr, batch["weight"])}, "extra": dict(new)}
 
     def evaluate(self, variables, state, batch):

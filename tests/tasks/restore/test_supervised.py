@@ -13,6 +13,7 @@ from jaxvision.nn.resize import bicubic
 from jaxvision.tasks import make_task
 from jaxvision.tasks.base import Problem
 from jaxvision.tasks.restore import quality
+from jaxvision.tasks.restore.supervised import LOSSES
 from jaxvision.train.config import complete
 from jaxvision.train.modes import predict
 
@@ -106,6 +107,62 @@ def test_pairs_are_aligned_and_evaluation_draws_by_example():
     whole = noisy.prepare(batch, jax.random.key(1), train=False)["image"]
     half = noisy.prepare({name: value[2:] for name, value in batch.items()}, jax.random.key(1), train=False)["image"]
     np.testing.assert_allclose(whole[2:], half, atol=1e-6)
+
+
+def of_pairs(**task):
+    made = config(color="rgb", patch=8, **task).to_dict()
+    return complete({**made, "image_size": (16, 16), "model": {"name": "espcn_rgb_x2", "scale": 1, "widths": (8, 4)}})
+
+
+def test_given_pairs_are_cut_turned_and_mixed_together():
+    rng = np.random.RandomState(0)
+    damaged = rng.randint(0, 256, (6, 16, 16, 3)).astype(np.uint8)
+    batch = {"image": jnp.asarray(damaged), "target": jnp.asarray(255 - damaged), "index": jnp.arange(6), "valid": jnp.ones(6, bool)}
+    task = make_task(of_pairs(mixup=1.2, mixup_from=1), problem())
+    assert task.mixup_from == 25
+    plain = task.prepare(dict(batch), jax.random.key(1), train=True)
+    np.testing.assert_allclose(plain["image"], 1 - plain["clean"], atol=1e-6)
+    assert plain["image"].shape == (6, 8, 8, 3)
+    mixed = task.prepare({**batch, "mixes": jnp.ones(6, bool)}, jax.random.key(1), train=True)
+    np.testing.assert_allclose(mixed["image"], 1 - mixed["clean"], atol=1e-6)
+    # Each example lies between itself and one other: a share that serves all its pixels.
+    found = 0
+    for i, image in enumerate(np.asarray(mixed["image"])):
+        for other in np.asarray(plain["image"]):
+            line, offset = np.asarray(plain["image"][i]) - other, image - other
+            share = (line * offset).sum() / max((line * line).sum(), 1e-9)
+            found += np.abs(offset - share * line).max() < 1e-5 and 1e-3 < share < 1
+    assert found >= 4
+    np.testing.assert_allclose(task.prepare(dict(batch), jax.random.key(1), train=False)["image"], np.float32(damaged) / 255, atol=1e-6)
+
+
+def test_a_folder_of_pairs_is_learned_and_measured(tmp_path):
+    rng = np.random.RandomState(0)
+    clean = rng.randint(0, 256, (4, 16, 16, 3))
+    for name, offset in (("input", 20), ("target", 0)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i, pixels in enumerate(clean):
+            Image.fromarray(np.uint8(np.clip(pixels + offset, 0, 255))).save(tmp_path / "data" / name / f"{i}.png")
+    run = of_pairs(mixup=1.2, mixup_from=0, metrics=("psnr",)).to_dict()
+    run["data"] |= {"source": "paired", "path": str(tmp_path / "data"), "crop": "window", "test_share": 0.5, "workers": 0}
+    lines = []
+    metrics = fit(complete({**run, "steps": 1, "batch_size": 2, "eval_batch_size": 2, "log_every": 1}), tmp_path / "run", report=lines.append)
+    assert 22 < metrics["test/input_psnr"] < 23 and metrics["test/psnr"] < 15
+
+
+@pytest.mark.parametrize("settings, named", [({"degrade": (("noise", 0.1),)}, "leave it out"), ({}, "scale 2 wants clean ones")])
+def test_a_source_of_pairs_is_not_damaged_again_nor_enlarged(settings, named):
+    task = make_task(of_pairs(**settings) if settings else config(color="rgb", patch=8), problem())
+    image = jnp.zeros((2, 16, 16, 3), jnp.uint8)
+    with pytest.raises(ConfigError, match=named):
+        task.prepare({"image": image, "target": image, "index": jnp.arange(2), "valid": jnp.ones(2, bool)}, jax.random.key(0), train=True)
+
+
+@pytest.mark.parametrize("name, at_two", [("charbonnier", 1.0), ("clipped_charbonnier", 0.0)])
+def test_a_pixel_beyond_the_range_has_no_gradient_where_the_loss_clips(name, at_two):
+    slope = jax.grad(lambda made: LOSSES[name](made, jnp.float32(0.5)))
+    assert slope(jnp.float32(2.0)) == pytest.approx(at_two, abs=1e-5)
+    assert slope(jnp.float32(0.501)) == pytest.approx(np.sqrt(0.5), abs=1e-3)
 
 
 def test_a_frechet_distance_is_taken_over_the_whole_split():
