@@ -39,6 +39,10 @@ class DoesNotFitError(UserError):
     exit_code = 3
 
 
+class OutOfTimeError(UserError):
+    """Preflight was given fewer minutes than compiling took."""
+
+
 def nearest(name: str, choices: Iterable[str], most: int = 3) -> str:
     """A half-sentence naming the choices most like `name`: "did you mean 'a' or 'b'?", or what there is to choose from."""
     choices = sorted({str(choice) for choice in choices})

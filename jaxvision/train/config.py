@@ -74,6 +74,10 @@ DEFAULTS: dict[str, Any] = {
         "dtype": "",  # "": float32 on CPU, bfloat16 on accelerators
         "rounds": 5,
     },
+    "preflight": {  # of --mode=preflight, see train/preflight
+        "programs": ("train", "eval", "init", "resize"),  # which to compile; the figures of a step are those of "train"
+        "minutes": 25,  # after which no further program is begun; the same command goes on, because what is compiled is kept
+    },
     "optim": {
         "name": "adamw",
         "lr": 1e-3,

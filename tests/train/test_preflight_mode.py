@@ -6,9 +6,10 @@ import json
 import jax
 import pytest
 
-from jaxvision.errors import ConfigError
+from jaxvision.errors import ConfigError, OutOfTimeError
 from jaxvision.train.preflight import programs
 from jaxvision.train.preflight.chips import chip_of
+from jaxvision.train.preflight.mode import kinds_of
 from jaxvision.train.preflight.topology import Topology, open_topology
 from tests.runs import TINY, run, tiny
 
@@ -55,6 +56,7 @@ def test_programs_of_a_run_are_those_of_each_phase_and_stage_and_need_no_data():
         "teacher: train 4x4",
         "teacher: eval 4x4",
         "teacher: init",
+        "teacher: resize 8x8",
         "teacher: train 8x8",
         "teacher: eval 8x8",
         "student: train 8x8",
@@ -70,10 +72,16 @@ def test_programs_of_a_run_are_those_of_each_phase_and_stage_and_need_no_data():
     assert student["parameters"] == size(found["student"].state_shapes.params)
 
 
-def test_figures_are_kept_by_the_programs_text(tmp_path, monkeypatch):
-    here = Topology("here", chip_of("v5e:1x1"), tuple(jax.devices()[:1]))
-    monkeypatch.setattr(programs, "AT_ONCE", 1)
-    compiled = []
+class Phase:
+    size = (8, 8)
+
+
+class Setup:
+    phase = Phase
+
+
+def fake_programs(compiled, *kinds_and_texts):
+    """Programs whose texts are given; those that are compiled are noted in `compiled`."""
 
     class Lowered:
         def __init__(self, text):
@@ -86,19 +94,43 @@ def test_figures_are_kept_by_the_programs_text(tmp_path, monkeypatch):
             compiled.append(self.text)
             return jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((8, 8), "float32")).compile()
 
-    class Phase:
-        size = (8, 8)
+    return iter(programs.Program("", 0, kind, None, Setup, Lowered(text)) for kind, text in kinds_and_texts)
 
-    class Setup:
-        phase = Phase
 
-    every = lambda: iter(programs.Program("", 0, kind, None, Setup, Lowered(text)) for kind, text in (("train", "a"), ("eval", "b"), ("init", "a")))
+def test_figures_are_kept_by_the_programs_text(tmp_path, monkeypatch):
+    here = Topology("here", chip_of("v5e:1x1"), tuple(jax.devices()[:1]))
+    monkeypatch.setattr(programs, "AT_ONCE", 1)
+    compiled = []
+    every = lambda: fake_programs(compiled, ("train", "a"), ("eval", "b"), ("init", "a"))
     first = programs.compile_all(every(), here, tmp_path, lambda line: None)
     assert sorted(compiled) == ["a", "b"] and [row["kind"] for row in first] == ["train", "eval", "init"]
     second = programs.compile_all(every(), here, tmp_path, lambda line: None)
     assert len(compiled) == 2 and second == first
     assert len(list(tmp_path.glob("*.json"))) == 2
     assert first[0]["flops"] == 2 * 8**3
+
+
+def test_when_the_minutes_are_over_nothing_more_is_begun_and_what_is_kept_still_counts(tmp_path):
+    here, compiled = Topology("here", chip_of("v5e:1x1"), tuple(jax.devices()[:1])), []
+    programs.compile_all(fake_programs(compiled, ("train", "a")), here, tmp_path, lambda line: None)
+    both = lambda: fake_programs(compiled, ("train", "a"), ("eval", "b"))
+    with pytest.raises(OutOfTimeError, match="0 min were over before eval 8x8 could be begun: what is compiled is kept, and the same"):
+        programs.compile_all(both(), here, tmp_path, lambda line: None, minutes=0)
+    assert compiled == ["a"]
+
+
+def test_long_compilation_is_spoken_of(tmp_path, monkeypatch):
+    here, compiled, lines = Topology("here", chip_of("v5e:1x1"), tuple(jax.devices()[:1])), [], []
+    monkeypatch.setattr(programs, "SPOKEN", 0.001)
+    monkeypatch.setattr(programs, "LONGEST_COMPILE", 0.0)
+    programs.compile_all(fake_programs(compiled, ("train", "a")), here, None, lines.append)
+    assert any(line.startswith("  compiling train 8x8 for 0 min (--config.model.scan=True") and "0 of 1 programs done" in line for line in lines)
+
+
+@pytest.mark.parametrize("kinds, message", [(("trian",), "has 'trian'; did you mean 'train'?"), (("eval",), "leaves out 'train'")])
+def test_programs_that_are_asked_for_are_checked(kinds, message):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        kinds_of(tiny(preflight={"programs": kinds}))
 
 
 def _config(folder, **changes):

@@ -45,6 +45,7 @@ STAGE = {
     "mesh": {"data": 4, "fsdp": 1, "tensor": 1},
     "accumulate": 1,
     "remat": False,
+    "scan": False,
     "upper_bound": False,
 }
 
@@ -75,6 +76,21 @@ def test_page_names_share_source_and_collectives():
     text = page(of())
     for words in ("33.8%", "25.4%", "jaxvision/nn/attention.py:52", "fusion x 12", "all-reduce 2 with 83.9 MiB", "22,050,664", "Predicted", "\nfits"):
         assert words in text, words
+
+
+def test_figures_of_the_train_step_stand_without_the_other_programs():
+    summary = summarize([STAGE], [each for each in rows() if each["kind"] == "train"], "v5e:2x2", V5E, 4)
+    assert summary["predicted_step_seconds"] == 0.2 and summary["predicted_training_hours"] == of()["predicted_training_hours"]
+    assert summary["predicted_evaluation_hours"] is None
+    assert "hours of the run: 1.1 training; reading" in page(summary)
+
+
+def test_long_compilation_is_noted_with_what_would_shorten_it():
+    text = page(of(compile_seconds=420.0))
+    assert "train 1 took 7.0 min to compile: --config.model.scan=True traces one block for all" in text
+    assert "to compile" not in page(of())
+    without = summarize([{**STAGE, "scan": None}], rows(compile_seconds=420.0), "v5e:2x2", V5E, 4)
+    assert "scan" not in page(without)
 
 
 def test_slowest_of_several_static_choices_is_promised():

@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
-from jaxvision.errors import DoesNotFitError
+from jaxvision.errors import ConfigError, DoesNotFitError, nearest
 from jaxvision.train.config import complete, with_changes
-from jaxvision.train.preflight.programs import compile_all, outline, programs, setups
+from jaxvision.train.preflight.programs import KINDS, compile_all, outline, programs, setups
 from jaxvision.train.preflight.report import page, summarize
 from jaxvision.train.preflight.topology import open_topology
 from jaxvision.train.setup import prepare_workdir
@@ -24,10 +24,11 @@ def preflight(config: Any, topology: str, workdir: str | pathlib.Path | None = N
     Figures of a program are kept in the folder of config.compilation_cache by the hash of its text, and not compiled again. With a workdir,
     preflight.json is written there.
 
-    Raises DoesNotFitError (exit code 3) after the page where a program needs more memory than a chip has; ConfigError for a topology, a config, or
-    data that cannot be opened and are not declared.
+    Raises DoesNotFitError (exit code 3) after the page where a program needs more memory than a chip; OutOfTimeError where config.preflight.minutes
+    are over before all programs are begun; ConfigError for a topology, a config, or data that cannot be opened and are not declared.
     """
     config = complete(config)
+    kinds = kinds_of(config)
     began = time.monotonic()
     target = open_topology(topology)
     folder = prepare_workdir(workdir) if workdir is not None else None
@@ -35,9 +36,9 @@ def preflight(config: Any, topology: str, workdir: str | pathlib.Path | None = N
     notes: list[str] = []
     with _without_jax_cache():
         found = setups(with_changes(config, {"compilation_cache": ""}), target, notes)
-        every = (program for name, setup in found.items() for program in programs(name, setup))
+        every = (program for name, setup in found.items() for program in programs(name, setup, kinds))
         report(f"preflight for {topology}: {len(target.devices)} chips; nothing is run")
-        rows = compile_all(every, target, cache, report)
+        rows = compile_all(every, target, cache, report, config.preflight.minutes)
         stages = outline(found)
     summary = summarize(stages, rows, target.name, target.chip, len(target.devices), notes) | {"seconds": round(time.monotonic() - began, 1)}
     report(page(summary))
@@ -46,6 +47,17 @@ def preflight(config: Any, topology: str, workdir: str | pathlib.Path | None = N
     if not summary["fits"]:
         raise DoesNotFitError(f"the run does not fit {topology}: {summary['misfit']}")
     return summary
+
+
+def kinds_of(config: Any) -> tuple[str, ...]:
+    """Which programs config.preflight asks for. Raises ConfigError for an unknown one, or when the train step is not among them."""
+    kinds = tuple(config.preflight.programs)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ConfigError(f"config key 'preflight.programs' has {kind!r}; {nearest(kind, KINDS)}")
+    if "train" not in kinds:
+        raise ConfigError("config key 'preflight.programs' leaves out 'train', whose figures the page is about")
+    return kinds
 
 
 def cache_folder(config: Any) -> pathlib.Path | None:

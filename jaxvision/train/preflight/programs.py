@@ -9,7 +9,7 @@ import math
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,10 +17,11 @@ import jax
 from jaxvision import data as data_room
 from jaxvision.data.declared import declared_source
 from jaxvision.data.subset import limited
-from jaxvision.errors import DataError, UserError
+from jaxvision.errors import DataError, OutOfTimeError, UserError
 from jaxvision.models.registry import variant_of
 from jaxvision.tasks.base import count
 from jaxvision.train.config import plain
+from jaxvision.train.curriculum import lower_resize
 from jaxvision.train.mesh import batch_shards
 from jaxvision.train.preflight import hlo, price
 from jaxvision.train.preflight.kernels import kernel_cycles, kernels_of
@@ -33,6 +34,11 @@ from jaxvision.train.writers import replace_file
 FORMAT = 2
 AT_ONCE = 2
 COSTLIEST = 10
+KINDS = ("train", "eval", "init", "resize")
+# Seconds after which a compilation that goes on is spoken of, and again.
+SPOKEN = 60.0
+LONGEST_COMPILE = 300  # seconds that an executable of a plain classifier should take at most
+LONG = " (--config.model.scan=True, where a network has it, traces one block for all)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Program:
 
     Attributes:
       stage: name of it, "" where there is one; phase: its number from 0.
-      kind: "train", "eval" or "init"; static: of a train step that has several.
+      kind: "train", "eval", "init", or "resize" of the state at a phase's start; static: of a train step that has several.
       setup: what it belongs to; lowered: not compiled yet.
     """
 
@@ -112,19 +118,25 @@ def _noted(setup: Setup) -> dict[str, Any]:
     }
 
 
-def programs(stage: str, setup: Setup) -> Iterator[Program]:
-    """The executables of one stage, lowered one after the other: init, and for each phase that has a program of its own its steps."""
-    seen: set[tuple] = set()
+def programs(stage: str, setup: Setup, kinds: Sequence[str] = KINDS) -> Iterator[Program]:
+    """The executables of one stage, those of `kinds`, lowered one after the other: init, and for each phase with programs of its own its steps.
+
+    Before those of a later phase comes what brings the state there, where leaves depend on the image size.
+    """
+    seen: dict[tuple, Setup] = {}
     for number, phase in enumerate(setup.plan):
         if phase.program in seen:
             continue
-        seen.add(phase.program)
-        here = setup if number == setup.number else in_phase(setup, number)
+        here = seen[phase.program] = setup if number == setup.number else in_phase(setup, number)
+        if number and "resize" in kinds:
+            with jax.set_mesh(here.mesh):
+                if (resize := lower_resize(seen[setup.plan[number - 1].program], here)) is not None:
+                    yield Program(stage, number, "resize", None, here, resize)
         executables = Executables(here)
         with jax.set_mesh(here.mesh):
-            for key, lowered in executables.lowered():
+            for key, lowered in executables.lowered("eval" in kinds):
                 yield Program(stage, number, key[0], key[2] if key[0] == "train" else None, here, lowered)
-            if number == 0:
+            if number == 0 and "init" in kinds:
                 yield Program(stage, number, "init", None, here, executables.init.lower(here.given))
 
 
@@ -153,6 +165,7 @@ def outline(found: Mapping[str, Setup]) -> list[dict[str, Any]]:
                 "mesh": dict(setup.mesh.shape),
                 "accumulate": config.optim.accumulate,
                 "remat": getattr(setup.task.model, "remat", None),
+                "scan": getattr(setup.task.model, "scan", None),
                 # An earlier stage is going to cut the network, by how much is not known before.
                 "upper_bound": cut,
             }
@@ -161,21 +174,46 @@ def outline(found: Mapping[str, Setup]) -> list[dict[str, Any]]:
     return stages
 
 
-def compile_all(found: Iterator[Program], topology: Topology, cache: pathlib.Path | None, report: Callable[[str], None]) -> list[dict[str, Any]]:
+def compile_all(
+    found: Iterator[Program], topology: Topology, cache: pathlib.Path | None, report: Callable[[str], None], minutes: float = math.inf
+) -> list[dict[str, Any]]:
     """Figures of each program with its stage, phase, kind and name, in order; two are compiled at a time while the next ones are traced.
 
-    Equal programs are compiled once.
+    Equal programs are compiled once. After `minutes` no further one is begun, and OutOfTimeError, one line, says which are left.
     """
     results: list[tuple[dict[str, Any], Any]] = []
     under_way: dict[str, concurrent.futures.Future] = {}
+    clock = Clock(time.monotonic() + 60 * minutes)
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         for program in found:
             key = fingerprint(program.lowered, topology.name)
             if key not in under_way:
-                under_way[key] = pool.submit(_figures, program.lowered, program.name, topology, cache, key, report)
+                under_way[key] = pool.submit(_figures, program.lowered, program.name, topology, cache, key, report, clock)
             row = {"stage": program.stage, "phase": program.phase, "kind": program.kind, "name": program.name}
             results.append((row, under_way[key]))
-        return [row | future.result() for row, future in results]
+        pending = set(under_way.values())
+        while pending:
+            pending = concurrent.futures.wait(pending, SPOKEN).not_done
+            if pending:
+                report(f"  {clock.said()}; {len(under_way) - len(pending)} of {len(under_way)} programs done")
+    left = [row["name"] for row, future in results if future.result() is None]
+    if left:
+        kept = "what is compiled is kept, and the same command goes on; " if cache is not None else ""
+        raise OutOfTimeError(f"{minutes:g} min were over before {', '.join(left)} could be begun: {kept}--config.preflight.minutes sets the time")
+    return [row | future.result() for row, future in results]
+
+
+class Clock:
+    """What is being compiled, since when, and when nothing further is begun."""
+
+    def __init__(self, until: float):
+        self.until, self.since = until, {}
+
+    def said(self) -> str:
+        """One line for people."""
+        now = time.monotonic()
+        spent = {name: now - since for name, since in self.since.copy().items()}
+        return "compiling " + ", ".join(f"{name} for {each / 60:.0f} min" + (LONG if each > LONGEST_COMPILE else "") for name, each in spent.items())
 
 
 def fingerprint(lowered: Any, topology: str) -> str:
@@ -191,14 +229,17 @@ def _version(package: str) -> str:
         return ""
 
 
-def _figures(lowered: Any, name: str, topology: Topology, cache: pathlib.Path | None, key: str, report: Callable[[str], None]) -> dict[str, Any]:
-    """What `figures` finds, from the cache where it was found before."""
+def _figures(lowered: Any, name: str, topology: Topology, cache: pathlib.Path | None, key: str, report: Callable[[str], None], clock: Clock):
+    """What `figures` finds, from the cache where it was found before; None when it is too late to begin."""
     path = cache / f"{key}.json" if cache is not None else None
     if path is not None and path.is_file():
         report(f"  {name}: known from {path}")
         return json.loads(path.read_text())
-    report(f"  {name}: compiling for {topology.name}")
     began = time.monotonic()
+    if began > clock.until:
+        return None
+    report(f"  {name}: compiling for {topology.name}")
+    clock.since[name] = began
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -209,6 +250,7 @@ def _figures(lowered: Any, name: str, topology: Topology, cache: pathlib.Path | 
         spent = time.monotonic() - began
         module = hlo.parse(compiled.as_text())
         found = figures(module, _memory(compiled), topology, kernel_cycles(module, topology.name, cache))
+    del clock.since[name]
     found["compile_seconds"] = round(spent if found["compiled"] else time.monotonic() - began, 1)
     report(f"  {name}: compiled in {found['compile_seconds']:.0f} s" if found["compiled"] else f"  {name}: does not fit")
     if path is not None:

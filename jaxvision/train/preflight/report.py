@@ -5,11 +5,11 @@ from typing import Any
 
 from jaxvision.train.preflight.chips import Chip
 from jaxvision.train.preflight.price import UNPRICED_LIMIT
+from jaxvision.train.preflight.programs import LONGEST_COMPILE
 
 HEAD = ("program", "compiled", "arguments", "temporaries", "total", "a run of it", "share of peak", "with augm.")
 OPS = ("time", "share", "op", "layer", "source")
 LEAST_SHOWN = 0.001  # of the step, that an op takes to be listed
-LONGEST_COMPILE = 300  # seconds an executable of a plain classifier may take
 
 
 def summarize(
@@ -31,7 +31,7 @@ def summarize(
     misfits = [row for row in rows if not row["fits"]]
     seconds = train.get("seconds")
     of_run = [_hours(stage, rows) for stage in stages]
-    known = all(None not in pair for pair in of_run)
+    training, evaluation = (None if None in hours else sum(hours) for hours in zip(*of_run))
     return {
         "topology": topology,
         "chip": chip.name,
@@ -49,8 +49,8 @@ def summarize(
         "share_of_peak_with_augmentation": train.get("share_of_peak_with_augmentation"),
         "flops_per_step": train["flops"] * chips if "flops" in train else None,
         "predicted_images_per_second": batch / seconds if seconds else None,
-        "predicted_training_hours": sum(pair[0] for pair in of_run) if known else None,
-        "predicted_evaluation_hours": sum(pair[1] for pair in of_run) if known else None,
+        "predicted_training_hours": training,
+        "predicted_evaluation_hours": evaluation,
         "arguments_bytes": train["arguments_bytes"],
         "temporaries_bytes": train["temporaries_bytes"],
         "total_bytes": train["total_bytes"],
@@ -63,9 +63,9 @@ def summarize(
 
 
 def _row(rows: Sequence[Mapping[str, Any]], stage: str, phase: int, kind: str) -> Mapping[str, Any]:
-    """The program of a phase; of several static choices the slowest one, so that what is promised of the run holds."""
+    """The program of a phase; of several static choices the slowest one, so that what is promised of the run holds. {}: it was not asked for."""
     found = [row for row in rows if (row["stage"], row["phase"], row["kind"]) == (stage, phase, kind)]
-    return max(found, key=lambda row: (not row["fits"], row.get("seconds", 0.0)))
+    return max(found, key=lambda row: (not row["fits"], row.get("seconds", 0.0)), default={})
 
 
 def _stage(stages: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
@@ -96,7 +96,7 @@ def advice(row: Mapping[str, Any], stage: Mapping[str, Any]) -> list[str]:
         if stage["remat"] is False:
             found.append("--config.model.remat=True (blocks are computed again for the backward pass)")
         found.append(f"--config.optim.accumulate={2 * stage['accumulate']} (the same batch in more parts)")
-    if row["kind"] != "init":
+    if row["kind"] in ("train", "eval"):
         # What grows with the batch is taken to be everything but the arguments; a tenth is left free.
         share = max(0.0, memory - constant) / max(row["total_bytes"] - constant, 1.0) * 0.9
         batch = int(phase["batch"] * min(share, 1.0)) // stage["shards"] * stage["shards"]
@@ -113,7 +113,7 @@ def _remarks(stages: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
     if train.get("memory_bound"):
         found.append("the train step's time is that of its bytes: more than the ops' own prices add up to")
     slow = [row for row in rows if row.get("compile_seconds", 0) > LONGEST_COMPILE]
-    found += [f"{row['name']} took {row['compile_seconds'] / 60:.1f} min to compile" for row in slow]
+    found += [f"{row['name']} took {row['compile_seconds'] / 60:.1f} min to compile{_shorter(row, stages)}" for row in slow]
     if any(stage["upper_bound"] for stage in stages):
         found.append("upper bound: a stage is compiled at the size that an earlier one is going to cut")
     if platform != "tpu" and "seconds" in train:
@@ -123,6 +123,12 @@ def _remarks(stages: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
     if train.get("undeclared_kernels"):
         found.append(f"operations inside {train['undeclared_kernels']} calls of kernels that declare none are not counted in the share of the peak")
     return found
+
+
+def _shorter(row: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> str:
+    """What would compile faster."""
+    scan = row["kind"] == "train" and _stage(stages, row["stage"])["scan"] is False
+    return ": --config.model.scan=True traces one block for all, and takes 1.4 to 1.6 times as long a step" if scan else ""
 
 
 def page(summary: Mapping[str, Any]) -> str:
@@ -154,7 +160,8 @@ def page(summary: Mapping[str, Any]) -> str:
         lines.append(f"predicted {summary['predicted_images_per_second']:,.0f} images/s")
         if summary["predicted_training_hours"] is not None:
             hours, evaluation = summary["predicted_training_hours"], summary["predicted_evaluation_hours"]
-            lines.append(f"predicted hours of the run: {hours:.3g} training, {evaluation:.2g} evaluation; reading and decoding images not counted")
+            evaluated = "" if evaluation is None else f", {evaluation:.2g} evaluation"
+            lines.append(f"predicted hours of the run: {hours:.3g} training{evaluated}; reading and decoding images not counted")
         for title, key in (("costliest ops of the train step:", "costliest"), ("priced by hand:", "by_hand"), ("without any price:", "unpriced")):
             shown = [each for each in last[key] if each["how"] == "none" or each["seconds"] > LEAST_SHOWN * seconds]
             if shown:
