@@ -6,8 +6,13 @@ network can attain is the harmonic mean of these heights. The bars come from the
 fused as the compiler fuses them; beside the attainable rate stands the predicted one, and the gap between the two is the kernels' own.
 
     python -m jaxvision.train.waterline --model=convnext_tiny --topology=v5e:1x1 --batch=128 --out=runs/waterline
+        writes waterline.png and waterline.txt
+    python -m jaxvision.train.waterline --model=convnext_tiny:0.821,resnet50:0.804 --topology=v5e:1x1 --out=runs/gaps
+        a waterline each, and gaps.png, gaps.txt: from the time of the operations at the peak to the predicted one, over accuracies that you name
+    python -m jaxvision.train.waterline --plan=56,56,64 --topology=v5e:1x1 --batch=32
+        how a tensor machine would run the three kinds of blocks on maps of 56 x 56 x 64, fused and layer by layer
 
-writes waterline.png and waterline.txt. The reading of bars in detail is ours: the paper shows the idea on its own models and kernels.
+The reading of bars in detail is ours: the paper shows the idea on its own models and kernels.
 """
 
 import argparse
@@ -21,11 +26,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from jaxvision.errors import ConfigError
+from jaxvision.errors import ConfigError, UserError
 from jaxvision.models.registry import create_model
 from jaxvision.train.figures import _save
 from jaxvision.train.preflight import hlo, price
-from jaxvision.train.preflight.chips import Chip
+from jaxvision.train.preflight.chips import Chip, chip_of
 from jaxvision.train.preflight.kernels import kernel_cycles
 from jaxvision.train.preflight.topology import open_topology
 
@@ -150,6 +155,9 @@ def of_model(name: str, topology: str, batch: int, image_size: tuple[int, int] |
 
 # --- plans of fused blocks ---
 
+# kind -> (side of the kernel, input channels that an output of the convolution reads).
+KINDS = {"convfirst": (3, 8), "mbconv": (3, 8), "convnext": (7, 1)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -246,21 +254,91 @@ def plan(block: Block, chip: Chip, local: int, batch: int, item: int = 2, slice_
     return best
 
 
+def plans(blocks: Sequence[Block], chip: Chip, local: int, batch: int) -> str:
+    """A line a block: its plan, and its time fused and layer by layer."""
+    lines = [f"{'block':10} {'tile':>9} {'slice':>6} {'on chip':>9} {'GFLOP':>8} {'MB':>8} {'FLOP/B':>7} {'fused':>9} {'by layers':>9}"]
+    for block in blocks:
+        best, layers = plan(block, chip, local, batch), block.layers(batch)
+        unfused = sum(bar.least_seconds(chip) for bar in layers)
+        lines.append(
+            f"{block.kind:10} {f'{best.rows}x{best.columns}':>9} {best.slice_width:6d} {best.workspace / 1024:6.0f} KiB {best.flops / 1e9:8.2f} "
+            f"{best.bytes / 1e6:8.2f} {best.flops / best.bytes:7.1f} {1e6 * best.seconds(chip):6.0f} us {1e6 * unfused:6.0f} us"
+        )
+    lines.append(f"{local / 2**20:g} MiB on chip; {chip.name}, batch {batch}; the least that operations and bytes allow, not measured")
+    return "\n".join(lines)
+
+
+# --- command line ---
+
+
+def _networks(text: str) -> list[tuple[str, float | None]]:
+    """[(model, accuracy or None)] of "convnext_tiny:0.821,resnet50". Raises ConfigError for what is no number, and for some without accuracies."""
+    found: list[tuple[str, float | None]] = []
+    for word in text.split(","):
+        name, colon, accuracy = word.partition(":")
+        try:
+            found.append((name, float(accuracy) if colon else None))
+        except ValueError:
+            raise ConfigError(f"--model={text}: {accuracy!r} is no accuracy; write convnext_tiny:0.821,resnet50:0.804") from None
+    if len(found) > 1 and any(accuracy is None for _, accuracy in found):
+        raise ConfigError(f"--model={text}: several models are compared by their accuracies; write convnext_tiny:0.821,resnet50:0.804")
+    return found
+
+
+def _compare(networks: Sequence[tuple[str, float]], whole: Sequence[Bar], chip: Chip, folder: pathlib.Path) -> str:
+    """gaps.png and gaps.txt; the text."""
+    ideal = [bar.flops / chip.flops for bar in whole]
+    draw_gaps([(name, accuracy, least, bar.seconds) for (name, accuracy), least, bar in zip(networks, ideal, whole)], folder / "gaps.png")
+    lines = [f"{'model':32} {'accuracy':>8} {'at peak':>10} {'predicted':>10} {'efficiency':>10}"]
+    for (name, accuracy), least, bar in zip(networks, ideal, whole):
+        lines.append(f"{name[-32:]:32} {accuracy:8.3f} {1e3 * least:7.2f} ms {1e3 * bar.seconds:7.2f} ms {least / bar.seconds:10.1%}")
+    (folder / "gaps.txt").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        height, width, channels = map(int, text.split(","))
+    except ValueError:
+        raise ConfigError(f"--plan={text}: write height,width,channels, for example --plan=56,56,64") from None
+    return height, width, channels
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jaxvision.train.waterline", description="Waterline of a model's inference.")
-    parser.add_argument("--model", required=True)
+    parser = argparse.ArgumentParser(prog="python -m jaxvision.train.waterline", description="Waterlines, efficiency gaps, plans of fused blocks.")
+    parser.add_argument("--model", help="NAME, or NAME:ACCURACY,NAME:ACCURACY,… to compare several")
+    parser.add_argument("--plan", help="HEIGHT,WIDTH,CHANNELS of a block's map")
     parser.add_argument("--topology", default="v5e:1x1", help="v5e:1x1, v4:2x2x1, h100:1, …; one of its chips is compiled for")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--depth", type=int, default=2, help="parts of a layer's path that make a bar")
+    parser.add_argument("--local", type=float, default=16, help="MiB on chip that a plan may use")
     parser.add_argument("--out", default=".", help="folder for waterline.png and waterline.txt")
     given = parser.parse_args(arguments)
-    found, chip = of_model(given.model, given.topology, given.batch, depth=given.depth)
-    folder = pathlib.Path(given.out)
+    try:
+        _run(given)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+
+
+def _run(given: argparse.Namespace) -> None:
+    if (given.model is None) == (given.plan is None):
+        raise ConfigError("give either --model=NAME or --plan=HEIGHT,WIDTH,CHANNELS")
+    if given.plan:
+        height, width, channels = _sizes(given.plan)
+        blocks = [Block(kind, height, width, channels, 4, *sizes) for kind, sizes in KINDS.items()]
+        print(plans(blocks, chip_of(given.topology), int(given.local * 2**20), given.batch))
+        return
+    folder, networks, whole = pathlib.Path(given.out), _networks(given.model), []
     folder.mkdir(parents=True, exist_ok=True)
-    text = table(found, chip)
-    (folder / "waterline.txt").write_text(text + "\n")
-    draw([bar for bar in found if bar.flops], chip, folder / "waterline.png")
-    print(text)
+    for name, _ in networks:
+        found, chip = of_model(name, given.topology, given.batch, depth=given.depth)
+        whole.append(merged(name, found))
+        text, suffix = table(found, chip), f"_{name}" if len(networks) > 1 else ""
+        (folder / f"waterline{suffix}.txt").write_text(text + "\n")
+        draw([bar for bar in found if bar.flops], chip, folder / f"waterline{suffix}.png")
+        print(text)
+    if len(networks) > 1:
+        print(_compare(networks, whole, chip, folder))
 
 
 if __name__ == "__main__":

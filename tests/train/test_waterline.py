@@ -1,13 +1,19 @@
 """Waterlines: bars of a compiled program, rates that bytes allow, fused blocks and plans, and the claims on intensity of arXiv 2404.03617."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from jaxvision.errors import ConfigError
+from jaxvision.kernels.dense import dense
+from jaxvision.kernels.grouped_conv import grouped_conv
 from jaxvision.train import waterline
 from jaxvision.train.preflight import hlo
 from jaxvision.train.preflight.chips import CHIPS
+from jaxvision.train.preflight.topology import open_topology
 
 CHIP = CHIPS["v5e"]
 
@@ -68,3 +74,57 @@ def test_a_fused_mbconv_needs_more_workspace_and_computes_borders_twice():
 def test_a_block_that_fits_nowhere_is_one_clear_line():
     with pytest.raises(ConfigError, match=r"no tile of a mbconv block of 512 channels fits 1024 bytes"):
         waterline.plan(waterline.Block("mbconv", 7, 7, 512), CHIP, 1024, 1)
+
+
+def test_plans_are_printed_for_the_three_kinds_of_blocks(capsys):
+    waterline.main(["--plan=28,28,128", "--batch=32", "--local=0.5"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == list(waterline.KINDS)
+    # Fused, no block takes longer than its layers one by one do.
+    for line in lines[1:4]:
+        fused, apart = (float(word) for word in line.replace(" us", "").split()[-2:])
+        assert fused <= apart
+    assert "0.5 MiB on chip" in lines[-1]
+
+
+def test_networks_are_compared_by_their_gaps(tmp_path, monkeypatch):
+    found = {"quick": [waterline.Bar("a", CHIP.flops, 1.0, 2.0)], "slow": [waterline.Bar("a", CHIP.flops, 1.0, 4.0)]}
+    monkeypatch.setattr(waterline, "of_model", lambda name, *arguments, **more: (found[name], CHIP))
+    waterline.main(["--model=quick:0.8,slow:0.82", f"--out={tmp_path}"])
+    rows = (tmp_path / "gaps.txt").read_text().splitlines()
+    assert rows[1].split() == ["quick", "0.800", "1000.00", "ms", "2000.00", "ms", "50.0%"] and rows[2].endswith("25.0%")
+    assert {path.name for path in tmp_path.glob("*.png")} == {"gaps.png", "waterline_quick.png", "waterline_slow.png"}
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [("--model=a,b", "are compared by their accuracies"), ("--model=a:x", "'x' is no accuracy"), ("--plan=56", "write height,width,channels")],
+)
+def test_what_cannot_be_read_is_one_line(word, message):
+    with pytest.raises(SystemExit, match=message):
+        waterline.main([word])
+
+
+@pytest.mark.aot
+@pytest.mark.timeout(300)
+def test_the_compiler_moves_less_when_it_may_fuse_a_block_and_more_than_one_kernel_would():
+    device = SingleDeviceSharding(open_topology("v5e:1x1").devices[0])
+    batch, side, channels = 32, 56, 64
+    block = waterline.Block("convfirst", side, side, channels)
+    kernel = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    weights = (kernel(3, 3, 8, channels), kernel(channels, block.inner), kernel(block.inner, channels))
+
+    def run(hold, x, conv, expand, project):
+        y = hold(grouped_conv(x, conv, channels // 8))
+        y = hold(jax.nn.silu(hold(dense(y, expand))))
+        return x + hold(dense(y, project))
+
+    def moved(hold):
+        jitted = jax.jit(functools.partial(run, hold), in_shardings=device, out_shardings=device)
+        lowered = jitted.trace(kernel(batch, side, side, channels), *weights).lower(lowering_platforms=("tpu",))
+        module = hlo.parse(lowered.compile().as_text())
+        return sum(times * hlo.bytes_moved(module, op) for op, times in hlo.executed(module))
+
+    apart, fused = moved(jax.lax.optimization_barrier), moved(lambda x: x)
+    print({"layer by layer": apart, "as the compiler fuses": fused, "one kernel": block.fused(batch).bytes})
+    assert apart > 1.2 * fused > 1.2 * block.fused(batch).bytes
