@@ -59,15 +59,21 @@ def random_boxes(
 
 
 def random_erasing(
-    key: Array, image: Float[Array, "b h w c"], row: Int[Array, "b"], *, probability: float, mode: str = "pixel"
+    key: Array,
+    image: Float[Array, "b h w c"],
+    row: Int[Array, "b"],
+    *,
+    probability: float,
+    mode: str = "pixel",
+    area: tuple[float, float] = (0.02, 1 / 3),
 ) -> Float[Array, "b h w c"]:
-    """Erases a rectangle (see `random_boxes`) of a normalized image with the given probability.
+    """Erases a rectangle (see `random_boxes`) of a normalized image with the given probability; `area` is the range of its share of the image.
 
     mode: "const" fills with 0, "rand" with one N(0, 1) colour an image, "pixel" with N(0, 1) noise.
     """
     height, width, channels = image.shape[1:]
     keys = jax.vmap(jax.random.split)(row_keys(key, row))
-    box = random_boxes(keys[:, 0], height, width, probability=probability)
+    box = random_boxes(keys[:, 0], height, width, probability=probability, area=area)
     noise_shape = {"const": None, "rand": (1, 1, channels), "pixel": (height, width, channels)}[mode]
     if noise_shape is None:
         content = jnp.zeros((), image.dtype)

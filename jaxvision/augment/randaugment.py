@@ -65,6 +65,7 @@ class RandAugment:
     magnitude_max: float = FULL_LEVEL
     increasing: bool = False
     weights: str = ""
+    operations: tuple[str, ...] = OPERATIONS
 
     def __call__(
         self,
@@ -93,7 +94,9 @@ class RandAugment:
             weights = jnp.asarray([WEIGHTS[self.weights][name] for name in OPERATIONS])
             operation = jax.random.choice(choice_key, len(OPERATIONS), shape, replace=False, p=weights / weights.sum())
         else:
-            operation = jax.random.randint(choice_key, shape, 0, len(OPERATIONS))
+            operation = jax.random.randint(choice_key, shape, 0, len(self.operations))
+            if self.operations != OPERATIONS:
+                operation = jnp.asarray([OPERATIONS.index(name) for name in self.operations])[operation]
         happens = jax.random.bernoulli(happens_key, self.probability, shape)
         if math.isinf(self.magnitude_std):
             level = magnitude * jax.random.uniform(level_key, shape)
@@ -103,8 +106,8 @@ class RandAugment:
         return Draw(jnp.where(happens, operation, -1), jnp.clip(level, 0, self.magnitude_max), sign)
 
 
-def parse(text: str) -> RandAugment:
-    """Reads `rand-m9-n2-mstd0.5-inc1`.
+def parse(text: str, operations: tuple[str, ...] = OPERATIONS) -> RandAugment:
+    """Reads `rand-m9-n2-mstd0.5-inc1`; `operations` are those that are drawn from.
 
     Sections: m magnitude (default 10), n layers (2), p probability of each layer (0.5), mstd standard deviation of the magnitude (0; above 100:
     uniform in 0..m), mmax its upper bound (10), inc1 operations that grow with the magnitude, w0 or tweights weights of the choice.
@@ -137,7 +140,12 @@ def parse(text: str) -> RandAugment:
             settings[name] = read(parts[2])
         except ValueError:
             raise ConfigError(f"augment.randaugment {text!r}: {parts[2]!r} in section {section!r} is not the number it should be") from None
-    ours = RandAugment(**settings)
+    for name in operations:
+        if name not in OPERATIONS:
+            raise ConfigError(f"augment.randaugment: the operation {name!r} is unknown; {nearest(name, OPERATIONS)}")
+    if settings.get("weights") and tuple(operations) != OPERATIONS:
+        raise ConfigError(f"augment.randaugment {text!r}: {settings['weights']} weighs all operations; leave it out, or the list of operations")
+    ours = RandAugment(**settings, operations=tuple(operations))
     if not 0 <= ours.probability <= 1 or ours.layers < 1 or not 0 < ours.magnitude_max < 30:
         raise ConfigError(f"augment.randaugment {text!r}: p must lie in 0..1, n be at least 1 and mmax lie in 0..30")
     return ours

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxvision.errors import ConfigError, nearest
@@ -85,6 +86,26 @@ def lars(parts: Parts) -> optax.GradientTransformation:
     return optax.chain(parts.decay, trust, parts.scale, optax.trace(parts.get("momentum", 0.9)))
 
 
+def larc(parts: Parts) -> optax.GradientTransformation:
+    """LARS as NVIDIA's apex has it with `clip=False`, and SwAV and vissl use it: trust |p| / (|g| + |w p| + eps) times g + w p, then momentum.
+
+    Leaves of one axis are rescaled too; one without a norm or without a gradient keeps its gradient, undecayed.
+    """
+    trust, eps = parts.get("trust", 0.001), parts.get("eps", 1e-8)
+
+    def update(grads, state, params):
+        decays, state = parts.decay.update(jax.tree.map(jnp.zeros_like, grads), state, params)
+
+        def rescale(p, g, decay):
+            of_p, of_g, of_decay = (jnp.linalg.norm(leaf.astype(jnp.float32)) for leaf in (p.ravel(), g.ravel(), decay.ravel()))
+            return jnp.where((of_p > 0) & (of_g > 0), (g + decay) * (trust * of_p / (of_g + of_decay + eps)), g).astype(g.dtype)
+
+        return jax.tree.map(rescale, params, grads, decays), state
+
+    rescaled = optax.GradientTransformation(parts.decay.init, update)
+    return optax.chain(rescaled, optax.trace(parts.get("momentum", 0.9), accumulator_dtype=parts.get("mu_dtype")), parts.scale)
+
+
 def lion(parts: Parts) -> optax.GradientTransformation:
     """Chen et al. 2023, arXiv 2302.06675."""
     direction = optax.scale_by_lion(parts.get("b1", 0.9), parts.get("b2", 0.99), mu_dtype=parts.get("mu_dtype"))
@@ -146,6 +167,7 @@ OPTIMIZERS: dict[str, Callable[[Parts], optax.GradientTransformation]] = {
     "adan": adan,
     "amsgrad": amsgrad,
     "lamb": lamb,
+    "larc": larc,
     "lars": lars,
     "lion": lion,
     "momentum": momentum,
@@ -205,10 +227,16 @@ def make_optimizer(optim_config: Mapping[str, Any], **run: Any) -> optax.Gradien
     weight_decay = number(optim_config, "weight_decay")
     no_decay, freeze = patterns(optim_config, "no_decay", NO_DECAY), patterns(optim_config, "freeze")
     mask = lambda tree: decay_mask(tree, no_decay, bool(setting(optim_config, "decay_1d")))
-    decay_by = lambda amount: optax.add_decayed_weights(amount, mask) if weight_decay else optax.identity()
+    decays = bool(weight_decay or setting(optim_config, "weight_decay_end"))
+    decay_by = lambda amount: optax.add_decayed_weights(amount, mask) if decays else optax.identity()
+    amount = weight_decay
+    if setting(optim_config, "weight_decay_end") is not None:
+        last = number(optim_config, "weight_decay_end")
+        amount = lambda step: last + (weight_decay - last) * optax.cosine_decay_schedule(1.0, run["total_steps"])(step + run.get("offset", 0))
+    at = amount if callable(amount) else (lambda step: amount)
     kinds = {
-        "decoupled": (optax.identity(), decay_by(weight_decay), decay_by(lambda step: -weight_decay * schedule(step))),
-        "l2": (decay_by(weight_decay), optax.identity(), optax.identity()),
+        "decoupled": (optax.identity(), decay_by(amount), decay_by(lambda step: -at(step) * schedule(step))),
+        "l2": (decay_by(amount), optax.identity(), optax.identity()),
     }
     before, decay, decay_times_lr = choose(kinds, setting(optim_config, "decay"), "decay")
     transform = optax.chain(before, make(Parts(optim_config, decay, optax.scale_by_learning_rate(schedule), decay_times_lr)))

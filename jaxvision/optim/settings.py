@@ -31,11 +31,12 @@ DEFAULTS: dict[str, Any] = {
     "eps": None,
     "momentum": None,
     "mu_dtype": None,  # of first moments: "bfloat16" halves them
-    "trust": None,  # trust coefficient of "lars"
+    "trust": None,  # trust coefficient of "lars" and "larc"
     "clip_rms": 1.0,  # of "adafactor": largest root mean square of a leaf's update
     "scale_by_parameter": False,  # of "adafactor"
     # which leaves
     "weight_decay": 0.0,
+    "weight_decay_end": None,  # half a cosine from `weight_decay` to here over the run; None: constant
     "decay": "decoupled",  # or "l2": added to the gradient before the optimizer sees it, as PyTorch's SGD, Adam and RMSprop do
     "no_decay": None,  # regular expressions; None: optimizers.NO_DECAY
     "decay_1d": False,  # whether leaves of at most one axis decay
@@ -51,6 +52,7 @@ DEFAULTS: dict[str, Any] = {
     "eta": 0.01,  # of "asam"
     # done by the task
     "clip": None,
+    "clip_each": None,  # largest norm of each leaf's gradient, before `clip`
     "ema": None,
     "ema_warmup": "none",  # or "tf", "power": ema.WARMUPS
     "accumulate": 1,

@@ -74,12 +74,15 @@ class Player(NamedTuple):
 
 
 def build_model(config: Any, *, num_classes: int):
-    """The network of config.model at config.image_size; keys beside name and dtypes are fields of the module."""
+    """The network of config.model at config.image_size; keys beside name and dtypes are fields of the module.
+
+    Where the network sees views of another size than the host's pictures, config.task.view_size is theirs.
+    """
     fields = {key: value for key, value in config.model.items() if key not in ("name", "dtype", "param_dtype")}
     return models.create_model(
         config.model.name,
         num_classes=num_classes,
-        image_size=tuple(config.image_size),
+        image_size=tuple(config.task.get("view_size", config.image_size)),
         dtype=config.model.dtype,
         param_dtype=config.model.param_dtype,
         **fields,
@@ -108,6 +111,7 @@ class Task:
     statics: tuple = (None,)
     splits: tuple[str, ...] = ("test",)  # that an evaluation goes through
     changes_architecture: bool = False  # its stage writes architecture.json, from which the next one builds its network
+    branch: str = ""  # of the parameters, where the network of config.model lies, which init_from fills; "" where it is all of them
     predict_frozen: tuple[str, ...] = ()  # frozen networks that `predict` uses: the final checkpoint carries copies of them
     # Leaves of the state beside the model's own that depend on the image size: (regular expression for the end of the '/'-joined name,
     # function(value, old task, new task) -> value), as SIZE_DEPENDENT of a model file.
@@ -181,9 +185,15 @@ class Task:
     def loss(self, params, extra, frozen, batch, key, *, static, train) -> tuple[jax.Array, dict[str, Any]]:
         """(scalar, {"metrics": {name: scalar}, "extra": {name: new value}, "outputs": arrays an example}); the last two may be left out.
 
+        `extra` has beside the method's own names "step", the number of steps taken, for schedules of a method's own.
+
         Scalars are means over the rows given, weighted by batch["weight"], so that means over groups and micro-batches are exact.
         """
         raise TypeError(f"{type(self).__name__} has no loss")
+
+    def constrain(self, params: Any) -> Any:
+        """Parameters after an update, brought back to where they live: prototypes of length 1, convex networks, symmetric kernels."""
+        return params
 
     def after_update(self, params, extra, outputs, batch, step) -> dict[str, Any]:
         """`extra` after the players moved: momentum teachers, queues, centres. `outputs`: those of the last player, in batch order."""
@@ -248,7 +258,7 @@ class Task:
             finite = finite & ok
             metrics.update(own if len(self.players) == 1 else {f"{player.name}/{name}": value for name, value in own.items()})
         extra = self.after_update(params, extra, outputs, batch, state.step)
-        if "ema" in extra:
+        if "ema" in extra and self.config.optim.ema is not None:
             live = {"params": params, **{name: extra[name] for name in extra["ema"] if name != "params"}}
             rate, warmup = self.config.optim.ema, self.config.optim.get("ema_warmup", "none")
             extra = {**extra, "ema": optim.ema_update(extra["ema"], live, rate, state.step, warmup=warmup)}
@@ -274,19 +284,23 @@ class Task:
         def loss(sub, micro, micro_key):
             everything = params if not player.subtree else _overlay(jax.lax.stop_gradient(params), sub)
             everything = sub if not player.subtree else everything
-            value, aux = player.loss(everything, extra, state.frozen, micro, micro_key, static=static, train=True)
+            known = {**extra, "step": state.step}
+            value, aux = player.loss(everything, known, state.frozen, micro, micro_key, static=static, train=True)
             return value.astype(jnp.float32), {"metrics": {}, "extra": {}, "outputs": {}, **aux}
 
         grad_fn = accumulate(jax.value_and_grad(loss, has_aux=True), self.config.optim.accumulate)
         (value, aux), grads = self.rules[player.name](grad_fn, mine, batch, key, state.step, groups=self.config.optim.groups)
         norm = optax.global_norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        if (limit := self._optim_section(player).clip) is not None:
+        section = self._optim_section(player)
+        if (limit := section.get("clip_each")) is not None:
+            grads = jax.tree.map(lambda g: (g * jnp.minimum(1.0, limit / (optax.global_norm(g.astype(jnp.float32)) + 1e-6))).astype(g.dtype), grads)
+        if (limit := section.clip) is not None:
             factor = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
             grads = jax.tree.map(lambda g: (g * factor).astype(g.dtype), grads)
         updates, opt_state = self.transforms[player.name].update(grads, opt_state, mine)
         moved = optax.apply_updates(mine, updates)
-        params = _overlay(params, moved) if player.subtree else moved
+        params = self.constrain(_overlay(params, moved) if player.subtree else moved)
         metrics = {"loss": value, **aux["metrics"], "grad_norm": norm, "lr": self.schedules[player.name](state.step // player.every)}
         metrics = {name: jnp.asarray(metric, jnp.float32) for name, metric in metrics.items()}
         return params, {**extra, **aux["extra"]}, opt_state, metrics, finite, aux["outputs"]

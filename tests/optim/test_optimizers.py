@@ -89,8 +89,33 @@ def test_optimizers_without_decay_are_optax_ones(name):
     close(run(make(name=name), few)[0], run(WITHOUT_DECAY[name](), few)[0])
 
 
-def test_every_optimizer_is_compared_with_optax():
-    assert set(OPTAX) | set(WITHOUT_DECAY) == set(OPTIMIZERS)
+def test_every_optimizer_is_compared_with_optax_or_by_hand():
+    assert set(OPTAX) | set(WITHOUT_DECAY) | {"larc"} == set(OPTIMIZERS)
+
+
+def test_larc_is_what_apex_computes_and_leaves_still_gradients_alone():
+    params, velocity = tree(0), jax.tree.map(np.zeros_like, tree(0))
+    norm = lambda x: np.linalg.norm(np.asarray(x, np.float64))
+    for step in range(3):
+        share = lambda p, g: 0.02 * norm(p) / (norm(g) + 0.3 * norm(p) + 1e-8)
+        velocity = jax.tree.map(lambda v, p, g, share=share: 0.9 * v + (g + 0.3 * p) * share(p, g), velocity, params, tree(step + 1))
+        params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
+    larc = make(name="larc", trust=0.02, weight_decay=0.3, no_decay=(), decay_1d=True)
+    close(run(larc)[0], params, rtol=1e-5)
+    zero = jax.tree.map(jnp.zeros_like, tree(0))
+    updates, _ = larc.update(zero, larc.init(tree(0)), tree(0))
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(updates))
+
+
+def test_weight_decay_follows_half_a_cosine_to_its_end():
+    params, zero = tree(0), jax.tree.map(jnp.zeros_like, tree(0))
+    transform = make(name="sgd", weight_decay=0.04, weight_decay_end=0.4, decay_1d=True, no_decay=())
+    state, shares = transform.init(params), []
+    for _ in range(RUN["total_steps"] + 1):
+        updates, state = transform.update(zero, state, params)
+        shares.append(float(-10 * updates["cls_token"].sum() / params["cls_token"].sum()))
+    cosine = [0.4 - 0.18 * (1 + np.cos(np.pi * step / RUN["total_steps"])) for step in range(RUN["total_steps"] + 1)]
+    np.testing.assert_allclose(shares, cosine, rtol=1e-5)
 
 
 def test_decay_spares_biases_norms_positions_and_tokens():
@@ -114,7 +139,7 @@ def test_no_decay_replaces_the_patterns_and_decay_1d_lifts_the_rule_of_one_axis(
     close(named_leaves(updates), expected)
 
 
-@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"lamb", "lars"}))
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"lamb", "larc", "lars"}))
 def test_decoupled_decay_is_times_the_learning_rate_of_the_step_and_past_the_optimizer(name):
     config = dict(name=name, schedule="linear", lr=0.1)
     params = tree(0)
