@@ -38,6 +38,7 @@ class Curriculum:
         self.plan, self.number = setup.plan, setup.number
         self._setups: dict[tuple, Setup] = {setup.phase.program: setup}
         self._executables: dict[tuple, Executables] = {}
+        self._resizes: dict[tuple, Callable] = {}  # {(program before, program after): what brings the state from one to the other}
         for number in range(setup.number + 1, len(self.plan)):
             if self.plan[number].program not in self._setups:
                 self._setups[self.plan[number].program] = in_phase(setup, number)
@@ -79,9 +80,12 @@ class Curriculum:
 
         def compile_all() -> None:
             for executables, program in work:
+                before, here = self._of(first[program] - 1), executables.setup
                 try:
-                    with jax.set_mesh(executables.setup.mesh):
+                    with jax.set_mesh(here.mesh):
                         executables.compile(program in evaluated)
+                        if (resize := lower_resize(before, here)) is not None:
+                            self._resizes[before.phase.program, program] = resize.compile()
                 except Exception as error:  # raised by `check`, on the thread of the run
                     self._failures.append(error)
                 self._ready[program].set()
@@ -105,7 +109,7 @@ class Curriculum:
         if new is not old:
             self._built(self.number).close()
         self.number += 1
-        return resize_state(carry, old, new)
+        return resize_state(carry, old, new, self._resizes.get((old.phase.program, new.phase.program)))
 
     def close(self) -> None:
         """Ends the worker processes of evaluation, and compiling after the program at hand."""
@@ -156,13 +160,26 @@ def _published(function: Callable) -> Callable:
     return functools.partial(function, method=METHOD) if "method" in inspect.signature(function).parameters else function
 
 
-def resize_state(carry: TrainState, old: Setup, new: Setup) -> TrainState:
-    """The state of a run at the size of another phase, sharded as that phase wants it. What does not depend on the size is not copied."""
+def lower_resize(old: Setup, new: Setup) -> jax.stages.Lowered | None:
+    """The program of a boundary, {name: leaf} to the same at the next size, sharded as each phase wants it; None where no leaf changes."""
+    changed = changed_leaves(old, new)
+    if not changed:
+        return None
+    before, after = ({name: named_leaves(one.shardings.replace(frozen={}))[name] for name in changed} for one in (old, new))
+    leaves = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=before[name]) for name, leaf in changed.items()}
+    return jax.jit(lambda leaves: resize_leaves(leaves, old.task, new.task), in_shardings=(before,), out_shardings=after).lower(leaves)
+
+
+def resize_state(carry: TrainState, old: Setup, new: Setup, program: Callable | None = None) -> TrainState:
+    """The state of a run at the size of another phase. What does not depend on the size is not copied.
+
+    Args:
+      program: of `lower_resize`, where it was compiled ahead.
+    """
     changed = changed_leaves(old, new)
     if not changed:
         return carry
-    leaves, shardings = named_leaves(carry), named_leaves(new.shardings.replace(frozen={}))
-    program = jax.jit(lambda leaves: resize_leaves(leaves, old.task, new.task), out_shardings={name: shardings[name] for name in changed})
-    resized = program({name: leaves[name] for name in changed})
+    leaves = named_leaves(carry)
+    resized = (program or lower_resize(old, new).compile())({name: leaves[name] for name in changed})
     structure = jax.tree.structure(new.state_shapes.replace(frozen={}))
     return jax.tree.unflatten(structure, [resized.get(name, leaf) for name, leaf in leaves.items()])

@@ -27,8 +27,8 @@ spec = importlib.util.spec_from_file_location("efficienttrain_config", FILE)
 published = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(published)
 QUIET = {"report": lambda line: None}
-# 4 pixels are one patch, 8 are four; the middle phase differs by its batch.
-PHASES = ({"until": 3, "size": 4}, {"until": 6, "size": 4, "batch": 8}, {"until": 9})
+# 4 pixels are one patch, 8 are four; half of a batch of the first phase was seen before, and the middle one differs by its batch.
+PHASES = ({"until": 3, "size": 4, "replay": (2, 2)}, {"until": 6, "size": 4, "batch": 8}, {"until": 9})
 
 
 def phased(**changes):
@@ -64,7 +64,7 @@ def test_a_run_goes_through_its_phases_and_nothing_but_tables_of_positions_chang
     rates = [line["train/lr"] for line in read_metrics(workdir) if "train/lr" in line]
     np.testing.assert_allclose(rates, 0.5e-3 * (1 + np.cos(np.pi * np.arange(9) / 9)), rtol=1e-5)  # one schedule
     assert [state_at(workdir, step)[1]["phase"] for step in (2, 3, 5, 6, 9)] == [0, 1, 1, 2, 2]
-    assert [state_at(workdir, step)[1]["position"] for step in (3, 6, 9)] == [48, 72, 120]
+    assert [state_at(workdir, step)[1]["position"] for step in (3, 6, 9)] == [24, 48, 96]
     before, after = state_at(workdir, 5)[0], state_at(workdir, 6)[0]
     changed = {name for name in before if before[name].shape != after[name].shape}
     assert {name.split("/")[0] for name in changed} == {"params", "opt_state", "extra"} and all(name.endswith("pos_embed") for name in changed)
@@ -173,14 +173,23 @@ def test_what_cannot_be_compiled_is_said_before_the_boundary_is_reached(tmp_path
     assert read_metrics(tmp_path)[-1]["step"] < 1900
 
 
-@pytest.mark.parametrize("name", ["deit_t", "swin_t", "convnext_t", "caformer_s18", "resnet50"])
-def test_published_backbones_go_from_96_to_224_pixels(name):
-    config = published.get_config(f"{name},plus200")
-    fields = {key: value for key, value in config.model.items() if key not in ("name", "dtype")}
-    small, full = (create_model(config.model.name, image_size=size, **fields) for size in (96, 224))
+def grown(small, full):
+    """Names of the leaves that change from one size of a network to another, after checking that its tables bring all of them there."""
     before, after = (named_leaves(shapes_of(model)["params"]) for model in (small, full))
     tasks = [types.SimpleNamespace(model=model, size_dependent=()) for model in (small, full)]
     made = jax.eval_shape(lambda leaves: resize_leaves(leaves, *tasks), before)
     assert {leaf: value.shape for leaf, value in made.items()} == {leaf: value.shape for leaf, value in after.items()}
-    changed = {leaf for leaf in after if before[leaf].shape != after[leaf].shape}
+    return {leaf for leaf in after if before[leaf].shape != after[leaf].shape}
+
+
+@pytest.mark.parametrize("name", ["deit_t", "swin_t", "convnext_t", "caformer_s18", "resnet50"])
+def test_published_backbones_go_from_96_to_224_pixels(name):
+    config = published.get_config(f"{name},plus200")
+    fields = {key: value for key, value in config.model.items() if key not in ("name", "dtype")}
+    changed = grown(*(create_model(config.model.name, image_size=size, **fields) for size in (96, 224)))
     assert len(changed) == {"deit_t": 1, "swin_t": 12}.get(name, 0)
+
+
+@pytest.mark.parametrize(("name", "count"), [("convit_tiny", 1), ("hornet_tiny_gf", 20)])
+def test_other_backbones_with_leaves_that_depend_on_the_size_go_along(name, count):
+    assert len(grown(*(create_model(name, image_size=size) for size in (96, 224)))) == count
