@@ -15,9 +15,10 @@ import safetensors.numpy
 
 from jaxvision.errors import CheckpointError, nearest
 from jaxvision.interop.torch_zip import read_torch_zip
+from jaxvision.interop.wrapped import unnested
 
 # Where training code puts the weights among other things, in the order in which they are looked for.
-SECTIONS = ("state_dict", "model", "model_state_dict", "module", "net", "params", "weights")
+SECTIONS = ("state_dict", "model", "model_state_dict", "module", "net", "params_ema", "params", "weights")
 # Prefixes that wrappers put before every name of a state dict.
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 # Where JAX trainers put the parameters beside the optimizer's state or a second tower.
@@ -76,6 +77,7 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _state_dict(content, path: pathlib.Path, section: str | None) -> dict[str, np.ndarray]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    content = unnested(content, section)
     if listed := _shadow(content, section):
         return listed
     if section is not None and not isinstance(content.get(section), Mapping):

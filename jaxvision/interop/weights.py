@@ -18,10 +18,12 @@ import safetensors.numpy
 from flax import linen as nn
 
 from jaxvision.errors import CheckpointError, ModelError
+from jaxvision.interop import wrapped
 from jaxvision.interop.files import read_arrays
 from jaxvision.models import registry, rules
 from jaxvision.models.rules import HEAD
 from jaxvision.models.scanned import stack_blocks, unstack_blocks
+from jaxvision.nn.projector import Projected
 from jaxvision.trees import map_named, named_leaves
 
 # Image sides that published weights have; a file does not say its own.
@@ -61,8 +63,69 @@ def load_pretrained(
     Raises:
       CheckpointError: one line that names the keys that are missing, left over or of another shape.
     """
-    plain = model.clone(scan=False) if getattr(model, "scan", False) else model
     arrays, layout = read_arrays(path, section)
+    if layout == "torch" and (parts := wrapped.split(arrays)):
+        arrays = parts.backbone
+    return fit_arrays(
+        model, arrays, layout, path, reinit_head=reinit_head, allow_missing=allow_missing, ignore=ignore, image_size=image_size, channels=channels
+    )
+
+
+def load_projected(
+    model: Projected, path: str | os.PathLike, *, reinit_head: bool = False, section: str | None = None, channels: int = 3
+) -> dict[str, Any]:
+    """Variables of a backbone with a projection head from a file of weights: MoCo's, SwAV's, DINO's, vissl's, or of the backbone alone.
+
+    Where the file has a projection head, all of it has to fit, unless `reinit_head` leaves it out. A classifier's head is left out always.
+
+    Returns and raises as `load_pretrained`.
+    """
+    arrays, layout = read_arrays(path, section)
+    parts = (wrapped.split(arrays) if layout == "torch" else None) or wrapped.Parts(arrays, {})
+    backbone = {name: array for name, array in parts.backbone.items() if not re.fullmatch(HEAD, name.replace(".", "/"))}
+    loaded = fit_arrays(model.backbone, backbone, layout, path, channels=channels)
+    variables = {collection: {"backbone": tree} for collection, tree in loaded.items()}
+    own = {name: array for name, array in parts.own.items() if not re.fullmatch(BUFFERS, name)}
+    if reinit_head or not own:
+        return variables
+    view = jax.ShapeDtypeStruct((1, *model.backbone.image_size, channels), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), (view,))
+    missing, used = [], set()
+    for collection, tree in shapes.items():
+        for name, leaf in named_leaves({part: branch for part, branch in tree.items() if part != "backbone"}).items():
+            entry = rules.resolve(name, (), "torch")
+            (key,) = entry.names
+            used.add(key)
+            value = _loaded(entry, [own[key]], leaf.shape) if key in own else None
+            if value is None or value.shape != leaf.shape:
+                missing.append(f"{key} {leaf.shape}" + (f", there {own[key].shape}" if key in own else ""))
+                continue
+            place = variables.setdefault(collection, {})
+            *parents, last = name.split("/")
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = np.asarray(value).astype(leaf.dtype)
+    left = [name for name in own if name not in used]
+    if missing or left:
+        problem = "; ".join(f"{kind} {', '.join(names[:3])}" for kind, names in (("it needs", missing), ("left over", left)) if names)
+        raise CheckpointError(f"the projection head in {path} is not the task's: {problem}; set task.head to the file's, or reinit_head=True")
+    return variables
+
+
+def fit_arrays(
+    model: nn.Module,
+    arrays: Mapping[str, np.ndarray],
+    layout: str,
+    path: str | os.PathLike,
+    *,
+    reinit_head: bool = False,
+    allow_missing: str | None = None,
+    ignore: str | None = None,
+    image_size: tuple[int, ...] | None = None,
+    channels: int = 3,
+) -> dict[str, Any]:
+    """`load_pretrained` of arrays that have been read; `path` is what errors name."""
+    plain = model.clone(scan=False) if getattr(model, "scan", False) else model
     arrays = {name: array for name, array in arrays.items() if not re.fullmatch(BUFFERS, name) and not (ignore and re.fullmatch(ignore, name))}
     if adapt := getattr(_module(model), "adapt_checkpoint", None):
         arrays = adapt(arrays, layout, plain)

@@ -29,4 +29,4 @@ def list_tasks() -> list[str]:
     """Names that config.task.name takes."""
     found = pkgutil.walk_packages(__path__, f"{__name__}.")
     names = [module.name.removeprefix(f"{__name__}.").replace(".", "/") for module in found if not module.ispkg]
-    return sorted(set(names) - {"base", "metrics", "state", "restore/flow", "restore/quality"})
+    return sorted(set(names) - {"base", "metrics", "state", "restore/flow", "restore/quality", "ssl/contrastive", "ssl/pretrain"})

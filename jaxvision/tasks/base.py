@@ -55,6 +55,20 @@ class Problem:
     magnitudes: tuple[tuple[int, float], ...] = ()
 
 
+class Windows(NamedTuple):
+    """How a whole example is scored piece by piece, see train/windows.py.
+
+    Attributes:
+      size: of a window, of as many axes as the example has.
+      overlap: share of a window's side that neighbours have in common at least.
+      sigma: deviation of the Gaussian by which a window's scores count, as a share of its side; None: all alike.
+    """
+
+    size: tuple[int, ...]
+    overlap: float = 0.5
+    sigma: float | None = 1 / 8
+
+
 class Player(NamedTuple):
     """One optimizer and what it plays for.
 
@@ -73,16 +87,18 @@ class Player(NamedTuple):
     optim: str = "optim"
 
 
-def build_model(config: Any, *, num_classes: int):
-    """The network of config.model at config.image_size; keys beside name and dtypes are fields of the module.
+def network_size(config: Any) -> tuple[int, ...]:
+    """What the network sees in pixels: config.task.view_size where views are cut from the host's pictures, else config.image_size."""
+    return tuple(config.task.get("view_size", config.image_size))
 
-    Where the network sees views of another size than the host's pictures, config.task.view_size is theirs.
-    """
+
+def build_model(config: Any, *, num_classes: int):
+    """The network of config.model at `network_size`; keys beside name and dtypes are fields of the module."""
     fields = {key: value for key, value in config.model.items() if key not in ("name", "dtype", "param_dtype")}
     return models.create_model(
         config.model.name,
         num_classes=num_classes,
-        image_size=tuple(config.task.get("view_size", config.image_size)),
+        image_size=network_size(config),
         dtype=config.model.dtype,
         param_dtype=config.model.param_dtype,
         **fields,
@@ -118,6 +134,8 @@ class Task:
     size_dependent: tuple = ()
     # Pictures are predicted at their own size, in tiles of this many pixels a side, see train/tiled.py; 0: all at config.image_size.
     tile: int = 0
+    # Examples of any size are scored in windows of one size: `predict` gives "scores" of each, and `measure` judges what becomes of a whole example.
+    windows: Windows | None = None
     # For people, see train/pictures.py: figures(state, batch) -> {column: images in 0..1}, curves(metrics) -> {name: (x, y, axis labels)}.
     figures = None
     curves = None
@@ -125,8 +143,7 @@ class Task:
     def __init__(self, config: Any, problem: Problem):
         self.config, self.problem = config, problem
         self.constants = input_constants(config, problem.channels)
-        constants = {"mean": self.constants["mean"], "std": self.constants["std"]}
-        self.augment = make_augment(config.augment, **constants, size=tuple(config.image_size) if problem.crop else (), crop=problem.crop)
+        self.augment = self.make_augment()
         self.model = self.build()
         if config.optim.groups > 1 and config.model.get("norm_groups", None) == 1:
             raise ConfigError("model.norm_groups=1 beside optim.groups > 1: batch norm is per group there; leave norm_groups out")
@@ -155,6 +172,12 @@ class Task:
     def build(self):
         """The trained network; by default config.model's, with one output a class."""
         return build_model(self.config, num_classes=len(self.problem.classes))
+
+    def make_augment(self):
+        """What `prepare` applies; by default that of pictures, which config.augment says."""
+        config, crop = self.config, self.problem.crop
+        size = tuple(config.image_size) if crop else ()
+        return make_augment(config.augment, mean=self.constants["mean"], std=self.constants["std"], size=size, crop=crop)
 
     def make_players(self) -> tuple[Player, ...]:
         return (Player("main", self.loss),)
@@ -206,6 +229,11 @@ class Task:
     def summarize(self, rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
         """Metrics of whole splits: rows[split][name] are numpy arrays sorted by index, invalid and repeated rows dropped. 2-D values are drawn."""
         return {}
+
+    def measure(self, outputs: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, Any]:
+        """On the host, of one whole example: {name: figure, or small array}; `outputs` has "mask", put together from `windows`; `example` is the
+        source's record. They reach `summarize` as rows."""
+        raise TypeError(f"{type(self).__name__} has no measure")
 
     def predict(self, state: TrainState, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What `--mode=predict` writes, by kind; see train/predict.py for the writers."""

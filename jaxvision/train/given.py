@@ -1,6 +1,7 @@
 """What a run starts from: `init_from` (its own network) and `frozen.<name>` (networks that never change)."""
 
 import pathlib
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from jaxvision import interop
 from jaxvision.errors import CheckpointError, ConfigError, nearest
 from jaxvision.models.registry import create_model, input_channels
-from jaxvision.tasks.base import Task, build_model
+from jaxvision.models.rules import HEAD
+from jaxvision.tasks.base import Task, build_model, network_size
 from jaxvision.train.arrays import nest
 from jaxvision.train.config import complete
 from jaxvision.train.init_from import load_into, match_classes, read_checkpoint_variables, select_branch
@@ -74,7 +76,9 @@ def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted
     path = resolve(config.init_from, roots)
     if config.match_classes and not config.reinit_head:
         raise ConfigError("match_classes says what a new head begins with: set --config.reinit_head=True beside it")
-    if path.is_file():
+    if path.is_file() and task.branch:
+        variables = interop.load_projected(task.model, path, reinit_head=config.reinit_head, channels=task.problem.channels)
+    elif path.is_file():
         if config.match_classes or config.init_branch:
             raise ConfigError(f"{path} is a file: it names no classes and has no branches, so match_classes and init_branch need a workdir")
         variables = interop.load_pretrained(task.model, path, reinit_head=config.reinit_head, channels=task.problem.channels)
@@ -84,11 +88,22 @@ def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted
             variables = select_branch(variables, config.init_branch)
         old = complete(meta["config"])
         old = saved_phase(old, meta).config(old)
-        if tuple(old.image_size) != tuple(config.image_size) and old.model.name == config.model.name:
-            variables = interop.resize_variables(variables, build_model(old, num_classes=len(meta["classes"])), task.model)
+        network = getattr(task.model, task.branch) if task.branch else task.model
+        if network_size(old) != network_size(config) and old.model.name == config.model.name:
+            variables = interop.resize_variables(variables, build_model(old, num_classes=len(meta["classes"])), network)
         source = variables
-        variables = load_into(wanted, source, reinit_head=config.reinit_head)
+        if task.branch and task.branch not in variables["params"]:
+            variables = into_branch(task.branch, wanted, source)
+        else:
+            variables = load_into(wanted, source, reinit_head=config.reinit_head)
         if config.match_classes:
             head = match_classes(wanted, source, meta["classes"], task.problem.classes)
             variables = nest({**named_leaves(variables), **named_leaves(head)})
     return {"params": variables["params"], "extra": {name: tree for name, tree in variables.items() if name != "params"}}
+
+
+def into_branch(branch: str, wanted: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of a classifier, without its head, where a method keeps its network: {"params": {branch: tree}, …}."""
+    body = {name: leaf for name, leaf in named_leaves(source).items() if not re.match(HEAD, name.split("/", 1)[-1])}
+    inner = {collection: tree[branch] for collection, tree in wanted.items() if branch in tree}
+    return {collection: {branch: tree} for collection, tree in load_into(inner, nest(body), reinit_head=False).items()}
