@@ -19,8 +19,9 @@ import numpy as np
 
 from jaxvision.errors import CheckpointError
 
-# Paths of a classifier's leaves, the collection left out, by timm's names; a norm that lies inside a `head` belongs to the features.
-HEAD = r"(head/(?!.*norm)|head_dist/|fc/|classifier/|last_linear/|classif/).*"
+# Paths of a classifier's leaves, the collection left out, by timm's names; a norm that lies inside a `head` belongs to the features. The last two
+# are what enlarges in networks of super-resolution.
+HEAD = r"(head/(?!.*norm)|head_dist/|fc/|classifier/|last_linear/|classif/|upsample_\d+/|conv_last/).*"
 
 TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 

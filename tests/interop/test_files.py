@@ -95,6 +95,9 @@ def test_sections_and_wrappers_are_looked_through(tmp_path):
     assert set(read_arrays(path)[0]) == {"w"} == set(read_arrays(path, section="teacher")[0])
     with pytest.raises(CheckpointError, match="did you mean 'teacher'"):
         read_arrays(path, section="teachers")
+    averaged = tensor_pickle((2, 3), (3, 1))[2:-1]
+    write_torch(path, b"\x80\x02}(" + text("params") + inner + text("params_ema") + averaged + b"u.", [data])
+    assert read_arrays(path)[0]["w"].shape == (2, 3)
     safetensors.numpy.save_file({"module.a.w": np.zeros(2), "module.b": np.ones(3)}, tmp_path / "w.safetensors")
     assert set(read_arrays(tmp_path / "w.safetensors")[0]) == {"a.w", "b"}
 
