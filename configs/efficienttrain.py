@@ -3,8 +3,8 @@
     python -m jaxvision.main --config=configs/efficienttrain.py:demo --workdir=runs/curriculum
         a ViT on scikit-learn's 1,797 digits, seen at 6, 6, 6, 8 and 8 pixels; about a minute on two CPU cores
     python -m jaxvision.main --config=configs/efficienttrain.py:fashion --workdir=runs/fashion_curriculum
-        the same on Fashion-MNIST at 20, 20, 20, 24 and 28 pixels, the published proportions; "fashion,conv" is a ConvNeXt,
-        "fashion,vit,baseline" and "fashion,vit,cut" the run without a curriculum, whole and cut to the same compute
+        the same on Fashion-MNIST at 20, 20, 20, 24 and 28 pixels, the published proportions; "fashion,conv" is a ConvNeXt, "fashion,resnet"
+        a ResNet, "fashion,vit,baseline" and "fashion,vit,cut" the run without a curriculum, whole and cut to the same compute
     python -m jaxvision.main --config=configs/efficienttrain.py:search --workdir=runs/search --mode=search
         the greedy search for sizes that found the published schedule, on digits
 
@@ -107,6 +107,7 @@ def imagenet(name: str, schedule: str = "300", option: str = "") -> ConfigDict:
 
 VIT = {"name": "vit_tiny_patch16_224", "dim": 48, "depth": 3, "heads": 4, "pool": "avg", "class_token": False, "drop_path": 0.05}
 CONVNET = {"name": "convnext_tiny", "depths": (2, 2), "dims": (48, 96), "layer_scale": 1.0, "drop_path": 0.05}
+RESNET = {"name": "resnet18_cifar", "depths": (1, 1, 1), "widths": (16, 32, 64), "drop_path": 0.05}
 # Of 28 pixels what 160, 192 and 224 are of 224.
 SMALL_SIZES = (20, 20, 20, 24, 28)
 RELATIVE_COMPUTE = (3 * 20**2 + 24**2 + 28**2) / (5 * 28**2)
@@ -140,7 +141,7 @@ def demo() -> ConfigDict:
 
 
 def fashion(kind: str = "vit", arm: str = "curriculum", epochs: int = 10) -> ConfigDict:
-    model = {"vit": {**VIT, "patch": 4}, "conv": CONVNET}[kind]
+    model = {"vit": {**VIT, "patch": 4}, "conv": CONVNET, "resnet": RESNET}[kind]
     phases, length = {
         "curriculum": (efficienttrain(epochs, SMALL_SIZES), epochs),
         "baseline": ((), epochs),
@@ -174,7 +175,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
         return imagenet(name, schedule, *option)
     if name not in SMALL:
         raise ConfigError(f"configs/efficienttrain.py has no variant {name!r}; {nearest(name, [*SMALL, *MODELS])}")
-    choices = [("vit", "conv"), ("curriculum", "baseline", "cut")] if name == "fashion" else []
+    choices = [("vit", "conv", "resnet"), ("curriculum", "baseline", "cut")] if name == "fashion" else []
     for word, allowed in zip(rest, choices):
         if word not in allowed:
             raise ConfigError(f"configs/efficienttrain.py: {name!r} takes {' or '.join(allowed)} here, got {word!r}")

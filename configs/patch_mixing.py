@@ -3,7 +3,7 @@
     python -m jaxvision.main --config=configs/patch_mixing.py:demo --workdir=runs/patch_mixing
         a small ConvNeXt on scikit-learn's digits, judged under occlusion too; about a minute on two CPU cores
     python -m jaxvision.main --config=configs/patch_mixing.py:fashion,conv,patch --workdir=runs/fashion_patch
-        the same on Fashion-MNIST; conv or vit, and none, cutmix or patch: the six runs of the paper's comparison
+        the same on Fashion-MNIST; conv, resnet or vit, and none, cutmix or patch: the runs of the paper's comparison
 
     python -m jaxvision.main --config=configs/patch_mixing.py:convnext_t --workdir=runs/convnext_t
         ImageNet-1k, 300 epochs of timm's recipe with Patch Mixing in the lottery of mixup and CutMix: convnext_t, convnext_s, swin_t, swin_s,
@@ -63,6 +63,7 @@ def imagenet(name: str, mixing: str = "patch") -> ConfigDict:
 
 
 CONVNET = {"name": "convnext_tiny", "depths": (2, 2), "dims": (48, 96), "layer_scale": 1.0}
+RESNET = {"name": "resnet18_cifar", "depths": (1, 1, 1), "widths": (16, 32, 64)}
 VIT = {"name": "vit_tiny_patch16_224", "patch": 4, "dim": 48, "depth": 4, "heads": 4, "pool": "avg", "class_token": False}
 
 
@@ -90,7 +91,7 @@ def demo() -> ConfigDict:
 
 def fashion(kind: str = "conv", mixing: str = "patch") -> ConfigDict:
     data = {"source": "idx", "path": "/usr/share/datasets/fashion-mnist", "limit": 8000, "mean": (0.286,), "std": (0.353,)}
-    config = small({"conv": CONVNET, "vit": VIT}[kind], data, 28, MIXES[mixing], GRID)
+    config = small({"conv": CONVNET, "resnet": RESNET, "vit": VIT}[kind], data, 28, MIXES[mixing], GRID)
     config.augment.flip, config.eval_batch_size, config.eval_every = True, 500, 10**6
     return config
 
@@ -102,7 +103,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
     name, *rest = variant.split(",")
     if name not in MODELS and name not in SMALL:
         raise ConfigError(f"configs/patch_mixing.py has no variant {name!r}; {nearest(name, [*SMALL, *MODELS])}")
-    choices = {"fashion": [("conv", "vit"), tuple(MIXES)], "demo": []}.get(name, [("patch", "none")])
+    choices = {"fashion": [("conv", "resnet", "vit"), tuple(MIXES)], "demo": []}.get(name, [("patch", "none")])
     if len(rest) > len(choices) or any(word not in allowed for word, allowed in zip(rest, choices)):
         takes = ", then ".join(" or ".join(allowed) for allowed in choices) or "nothing more"
         raise ConfigError(f"configs/patch_mixing.py: {name!r} takes {takes}; got {','.join(rest)!r}")

@@ -1,4 +1,7 @@
-"""Pictures of a curriculum: what a network sees in each phase (phases.png, written at the end of such a run), and accuracy against time."""
+"""Pictures of a curriculum: what a network sees in each phase (phases.png, written at the end of such a run), and accuracy against time.
+
+`python benchmarks/curriculum.py --figure=…` draws both in one, from runs of its own.
+"""
 
 import os
 import pathlib
@@ -37,18 +40,8 @@ def phase_images(setup: Setup, path: str | os.PathLike, count: int = 6) -> pathl
     from matplotlib.figure import Figure
 
     rows = seen(setup, count)
-    columns = len(rows[0][1])
-    figure = Figure(figsize=(1.1 * columns + 1.6, 1.15 * len(rows)), layout="constrained")
-    for i, (title, pictures) in enumerate(rows):
-        for j, picture in enumerate(pictures):
-            axes = figure.add_subplot(len(rows), columns, i * columns + j + 1)
-            axes.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-            if j == 0:
-                axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
+    figure = Figure(figsize=(1.1 * len(rows[0][1]) + 1.6, 1.15 * len(rows)), layout="constrained")
+    _draw_rows(figure, rows)
     return _save(figure, path)
 
 
@@ -65,7 +58,38 @@ def accuracy_against_time(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
-    axes = figure.add_subplot()
+    _draw_curves(figure.add_subplot(), runs, metric)
+    return _save(figure, path)
+
+
+def overview(
+    setup: Setup, runs: Mapping[str, Sequence[str | os.PathLike]], path: str | os.PathLike, metric: str = "test/accuracy", count: int = 4
+) -> pathlib.Path:
+    """Both in one picture: the metric against time on the left, what the network sees in each phase on the right. Arguments as of these."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+    _draw_curves(left.add_subplot(), runs, metric)
+    _draw_rows(right, seen(setup, count))
+    return _save(figure, path)
+
+
+def _draw_rows(figure, rows: Sequence[tuple[str, np.ndarray]]) -> None:
+    columns = len(rows[0][1])
+    for i, (title, pictures) in enumerate(rows):
+        for j, picture in enumerate(pictures):
+            axes = figure.add_subplot(len(rows), columns, i * columns + j + 1)
+            axes.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            if j == 0:
+                axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
+
+
+def _draw_curves(axes, runs: Mapping[str, Sequence[str | os.PathLike]], metric: str) -> None:
     _bare(axes)
     for (name, workdirs), colour in zip(runs.items(), _COLOURS * len(runs)):
         points: dict[int, list[tuple[float, float]]] = {}
@@ -81,4 +105,3 @@ def accuracy_against_time(
     axes.set_xlabel("seconds of training", fontsize=9)
     axes.set_ylabel(f"{metric.rpartition('/')[-1]}, %", fontsize=9)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    return _save(figure, path)

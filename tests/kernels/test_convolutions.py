@@ -66,6 +66,15 @@ def test_depthwise_agrees_with_lax_forward_and_in_both_gradients(kernel, options
     assert worst(maps(op, x, w, "cpu"), maps(op, x, w, "reference")) < 2e-6
 
 
+@pytest.mark.parametrize("options", [dict(), dict(strides=2, padding=((2, 3), (3, 1))), dict(dilation=(1, 2), padding=5)], ids=str)
+def test_the_kernel_s_gradient_of_small_images_comes_from_products_of_pixels_and_agrees(options):
+    x, w = normal(0, 3, 5, 6, 4), normal(1, 5, 7, 1, 4)
+    op = functools.partial(depthwise_conv, **options)
+    products = maps(op, x, w, "cpu")
+    assert worst(products, maps(op, x, w, "reference")) < 2e-6
+    assert jax.jit(jax.grad(lambda w: op(x, w, implementation="cpu").sum())).lower(w).as_text().count("stablehlo.dot_general") == 3
+
+
 def test_large_kernels_and_wide_images_go_in_pieces_and_agree(monkeypatch):
     monkeypatch.setattr(cpu, "MOST_TAPS", 20)
     x, w = normal(0, 2, 12, 64, 3), normal(1, 9, 9, 1, 3)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxvision.errors import DataError
-from jaxvision.train.phase_figures import accuracy_against_time, phase_images, seen
+from jaxvision.train.phase_figures import accuracy_against_time, overview, phase_images, seen
 from jaxvision.train.setup import set_up
 from tests.runs import tiny
 
@@ -30,5 +30,6 @@ def test_arms_are_drawn_against_seconds_and_an_empty_one_is_named(tmp_path):
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     arms = {"baseline": [tmp_path / "a"], "curriculum": [tmp_path / "a", tmp_path / "b"]}
     assert min(Image.open(accuracy_against_time(arms, tmp_path / "time.png")).size) > 200
+    assert min(Image.open(overview(set_up(tiny(phases=PHASES)), arms, tmp_path / "both.png")).size) > 300
     with pytest.raises(DataError, match="nothing"):
         accuracy_against_time({"nothing": [tmp_path / "c"]}, tmp_path / "time.png")

@@ -3,14 +3,17 @@
 Channels are the vector axis throughout, and every sum is unrolled into one fused loop whose accumulator stays in registers:
 forward, the sum over taps of shifted images times the tap's weights; gradient of the image, the same with the kernel turned round, once for each
 residue of the stride; gradient of the kernel, for a strip of the output at a time, the sum over its pixels of windows times the pixel's gradient,
-which is a (kh, kw, c) tile that stays in cache while a scan goes down the image. The batch is a parallel axis of all three, so a sharded batch
-stays sharded. Arithmetic is float32.
+which is a (kh, kw, c) tile that stays in cache while a scan goes down the image. Where an image has hardly more pixels than the kernel has taps,
+that tile is as large as the image, and the gradient of the kernel is instead read off one matrix a channel, the product of all pixels of the image
+with all of the gradient. The batch is a parallel axis of all three, so a sharded batch stays sharded. Arithmetic is float32.
 """
 
 import functools
+import math
 import operator
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxvision.kernels.bilinear import Maps
@@ -22,7 +25,10 @@ MOST_PIXELS = 56
 # Pixels whose products are added up before they join the accumulator: short chains of additions overlap, and round less.
 PARTIAL = 14
 # Multiply-adds an image below which a convolution is too short to be worth the longer compilation.
-SMALLEST = 2**18
+SMALLEST = 2**14
+# Pixels a tap, and entries of the matrix of pixels by pixels, up to which the gradient of the kernel is read off that matrix.
+PIXELS_A_TAP = 2.25
+MOST_ENTRIES = 2**14
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
@@ -113,7 +119,30 @@ def _step(descending: list[int]) -> int:
     return descending[0] - descending[1] if len(descending) > 1 else 1
 
 
+def _places(geometry: Geometry, axis: int) -> np.ndarray:
+    """(k, size, output) of 0 and 1: which pixel a tap of the kernel meets, for each pixel of the output."""
+    size, k, s, d = (getattr(geometry, field)[axis] for field in ("size", "kernel", "strides", "dilation"))
+    tap, pixel, out = np.ogrid[:k, :size, : geometry.output[axis]]
+    return (out * s + tap * d - geometry.padding[axis][0] == pixel).astype(np.float32)
+
+
+def _few_pixels(geometry: Geometry) -> bool:
+    pixels, taps = math.prod(geometry.size), math.prod(geometry.kernel)
+    return pixels <= PIXELS_A_TAP * taps and pixels * math.prod(geometry.output) <= MOST_ENTRIES
+
+
+def _from_products(x, dy, geometry: Geometry):
+    """The gradient of the kernel from the products of all pixels of the image with all of the output: sums along the diagonals of that matrix."""
+    batch, channels = x.shape[0], x.shape[-1]
+    flat = (value.astype(jnp.float32).reshape(batch, -1, channels) for value in (x, dy))
+    products = jnp.einsum("bnc,bmc->cnm", *flat).reshape(channels, *geometry.size, *geometry.output)
+    rows = jnp.einsum("crspq,irp->cisq", products, _places(geometry, 0))
+    return jnp.einsum("cisq,jsq->ijc", rows, _places(geometry, 1))[:, :, None].astype(dy.dtype)
+
+
 def weight_grad(x, dy, geometry: Geometry):
+    if _few_pixels(geometry):
+        return _from_products(x, dy, geometry)
     (kh, kw), (rows, columns), (sh, sw), (dh, dw) = geometry.kernel, geometry.output, geometry.strides, geometry.dilation
     batch, channels, dtype = x.shape[0], x.shape[-1], dy.dtype
     # A strip: whole rows while they are short, else an equal part of one row.
