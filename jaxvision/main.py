@@ -13,7 +13,7 @@ from jaxvision.errors import ConfigError, UserError
 EPILOG = """modes:
   train    train by the config; the same command again goes on from the last checkpoint
   search   train children as config.search says, and go on with the same command (history.jsonl, found.json)
-  eval     print the metrics of a checkpoint on the test split
+  eval     print the metrics of a checkpoint on the test split; of a restoration with --input: on whole pictures, each (pictures.csv)
   predict  write predictions for --input (class probabilities as CSV, pictures as PNG, boxes as JSON)
   export   write the network as a StableHLO program with its weights and class names, load it back and compare
   preflight compile every program of a run for --topology, and say whether it fits, how long it takes and where (preflight.json)
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", default="train", metavar="MODE", help="one of the modes below (default: train)")
     add("--checkpoint", default="last", metavar="last|best|STEP", help="which checkpoint eval and predict take (default: last)")
     add("--stage", metavar="NAME", help="which stage of a run of several eval and predict take (default: the last)")
-    add("--input", metavar="FILE|FOLDER", help="what predict reads")
+    add("--input", metavar="FILE|FOLDER", help="what predict reads; pictures that eval measures a restoration by")
     add("--output", metavar="FOLDER", help="where predict and export write (default: WORKDIR/predictions, WORKDIR/export)")
     add("--seeds", metavar="0,1,2", help="train once for each seed, in WORKDIR/seed_N, and print mean and deviation")
     add("--topology", metavar="CHIP:SHAPE", help="preflight and bench: compile for v5e:16x16, v4:4x4x4, h100:8, … which need not be there")
@@ -128,8 +128,12 @@ def _search(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _eval(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from jaxvision.train.modes import evaluate
+    from jaxvision.train.modes import evaluate, measure
 
+    if args.input is not None:
+        config, checkpoint = _config(args, overrides, required=False), _checkpoint(args.checkpoint)
+        measure(config, args.workdir, args.input, output=args.output, checkpoint=checkpoint, stage=args.stage)
+        return
     evaluate(_config(args, overrides, required=False), args.workdir, checkpoint=_checkpoint(args.checkpoint), stage=args.stage)
 
 

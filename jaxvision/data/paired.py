@@ -57,6 +57,11 @@ def _folders(place: pathlib.Path, known: Sequence[tuple[str, str]]) -> tuple[str
     return next((pair for pair in known if all((place / folder).is_dir() for folder in pair)), None)
 
 
+def holds_pairs(path: str | os.PathLike, name: str | None = None) -> bool:
+    """Whether a folder has two folders of pairs in it; `name` as of `open_paired`."""
+    return _folders(pathlib.Path(path), (tuple(name.split(",")),) if name else PAIRS) is not None
+
+
 def _by_stem(folder: pathlib.Path) -> dict[str, str]:
     """{name without its ending: name} of the pictures of a folder and its sub-folders. Raises DataError for two that differ in the ending alone."""
     stems: dict[str, str] = {}

@@ -8,19 +8,55 @@ import jax
 import numpy as np
 
 from jaxvision import data as data_room
-from jaxvision.errors import CheckpointError, DataError
+from jaxvision.data.paired import holds_pairs, open_paired
+from jaxvision.errors import CheckpointError, ConfigError, DataError
+from jaxvision.tasks.restore.supervised import Restore
 from jaxvision.train import figures
 from jaxvision.train.checkpoint import Checkpoints
 from jaxvision.train.config import read_config, with_changes
 from jaxvision.train.evaluate import evaluate as evaluate_run
 from jaxvision.train.feed import Feed
 from jaxvision.train.loop import report_skipped, summary
+from jaxvision.train.measured import measure_pictures, write_figures
 from jaxvision.train.mesh import batch_sharding
 from jaxvision.train.predictions import Predictions
 from jaxvision.train.progress import Progress
 from jaxvision.train.setup import Executables, set_up
 from jaxvision.train.stages import stage_configs, stage_folder
 from jaxvision.train.tiled import restore_files
+
+
+def _existing(inputs: str | pathlib.Path) -> pathlib.Path:
+    if not pathlib.Path(inputs).exists():
+        raise DataError(f"--input={inputs} does not exist; give an image file or a folder of images")
+    return pathlib.Path(inputs)
+
+
+def _without_data(
+    config: Any | None, workdir: str | pathlib.Path, checkpoint: str | int, stage: str | None, report: Callable[[str], None]
+) -> tuple[Executables, pathlib.Path, dict[str, Any]]:
+    """(programs, folder, meta of the checkpoint) of a run whose own data need not be there: what it has to know of them the checkpoint carries."""
+    config = own_config(config, workdir)
+    folder, config = stage_folder(config, workdir, stage)
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True, report=report)
+    meta = checkpoints.read_meta(checkpoint)
+    if meta is None:
+        raise CheckpointError(f"{folder}/checkpoints holds no complete checkpoint; train there first")
+    constants = meta["constants"]
+    changes = {
+        "data.crop": "resize" if config.data.crop == "none" else config.data.crop,
+        "data.corrupt": "skip",
+        "data.mean": tuple(constants["mean"]),
+        "data.std": tuple(constants["std"]),
+        "data.eval_crop": constants["crop"],
+        "data.channels": meta["channels"],
+    }
+    config = with_changes(config, changes)
+    blank = data_room.ArraySource("inputs", {"image": np.zeros((1, *config.image_size, meta["channels"]), np.uint8)})
+    known = dict(classes=meta["classes"], train_size=meta["train_size"], roots=_roots(config, workdir), fresh=False)
+    saved, _ = checkpoints.restore(None, int(meta["step"]), only=("frozen",))
+    setup = set_up(config, sources={"test": blank}, phase=meta.get("phase", 0), frozen=(saved.get("frozen", {}), meta["frozen"]), **known)
+    return Executables(setup), folder, meta
 
 
 def _restore(executables: Executables, folder: pathlib.Path, checkpoint: str | int) -> tuple[Any, Any, dict]:
@@ -62,6 +98,39 @@ def evaluate(
     return metrics
 
 
+def measure(
+    config: Any | None,
+    workdir: str | pathlib.Path,
+    inputs: str | pathlib.Path,
+    *,
+    output: str | pathlib.Path | None = None,
+    checkpoint: str | int = "last",
+    stage: str | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Restores whole pictures of any sizes and compares them with the clean ones; prints and returns the means over pictures.
+
+    `inputs` is a folder of clean pictures (or one of them), which are damaged as the run's own were, or a folder of pairs, see data/paired.py.
+    Figures of each picture go to pictures.csv in `output`, by default the folder of the run or of its stage. Raises ConfigError for a run that
+    restores nothing.
+    """
+    executables, folder, meta = _without_data(config, workdir, checkpoint, stage, report)
+    task, data = executables.setup.task, executables.setup.config.data
+    if not isinstance(task, Restore):
+        raise ConfigError(f"--mode=eval with --input measures restored pictures, the task here is {task.config.task.name!r}: leave --input out")
+    name = data.name if data.source == "paired" else None
+    source = open_paired(str(inputs), "all", 0.0, 0, name) if holds_pairs(_existing(inputs), name) else data_room.files_source(inputs)
+    with jax.set_mesh(executables.setup.mesh):
+        carry, frozen, _ = _restore(executables, folder, int(meta["step"]))
+        rows = measure_pictures(executables, carry, frozen, source, report)
+    means = {metric: float(np.mean([row[metric] for row in rows.values()])) for metric in next(iter(rows.values()))}
+    if jax.process_index() == 0:
+        path = (pathlib.Path(output) if output is not None else folder) / "pictures.csv"
+        write_figures(path, rows)
+        report(f"{len(rows)} pictures: {summary(means)} -> {path}")
+    return means
+
+
 def predict(
     config: Any | None,
     workdir: str | pathlib.Path,
@@ -74,33 +143,15 @@ def predict(
 ) -> list[pathlib.Path]:
     """Writes what a checkpoint says of a file or of all images of a folder; returns the files written, by default under workdir/predictions.
 
-    Class names, input constants and crop come from the checkpoint. An image that cannot be read is reported and left out.
+    Class names, input constants and crop come from the checkpoint. An image that cannot be read is reported and left out. Of a run on volumes the
+    inputs are NIfTI files and DICOM series, see train/volumes.py.
     """
-    config = own_config(config, workdir)
-    folder, config = stage_folder(config, workdir, stage)
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True, report=report)
-    meta = checkpoints.read_meta(checkpoint)
-    if meta is None:
-        raise CheckpointError(f"{folder}/checkpoints holds no complete checkpoint; train there first")
-    root = pathlib.Path(inputs)
-    if not root.exists():
-        raise DataError(f"--input={inputs} does not exist; give an image file or a folder of images")
-    source = data_room.files_source(root, classes=tuple(meta["classes"]))
-    constants = meta["constants"]
-    crop = "resize" if config.data.crop == "none" else config.data.crop
-    changes = {
-        "data.crop": crop,
-        "data.corrupt": "skip",
-        "data.mean": tuple(constants["mean"]),
-        "data.std": tuple(constants["std"]),
-        "data.eval_crop": constants["crop"],
-        "data.channels": meta["channels"],
-    }
-    config = with_changes(config, changes)
-    known = dict(classes=meta["classes"], train_size=meta["train_size"], roots=_roots(config, workdir), fresh=False)
-    saved, _ = checkpoints.restore(None, int(meta["step"]), only=("frozen",))
-    setup = set_up(config, sources={"test": source}, phase=meta.get("phase", 0), frozen=(saved.get("frozen", {}), meta["frozen"]), **known)
-    executables = Executables(setup)
+    if len((own := own_config(config, workdir)).image_size) == 3:
+        from jaxvision.train.volumes import predict_volumes
+
+        return predict_volumes(own, pathlib.Path(workdir), inputs, output=output, checkpoint=checkpoint, stage=stage, report=report)
+    executables, folder, meta = _without_data(config, workdir, checkpoint, stage, report)
+    setup, source = executables.setup, data_room.files_source(_existing(inputs), classes=tuple(meta["classes"]))
     target = pathlib.Path(output) if output is not None else pathlib.Path(workdir) / "predictions"
     # Every process needs the whole loop (collectives); one writes.
     with jax.set_mesh(setup.mesh):

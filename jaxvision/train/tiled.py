@@ -1,9 +1,11 @@
 """Restoration of pictures of any size in constant device memory: a picture is cut into overlapping tiles of one shape, each is restored, and the
-parts that are far enough from the tiles' edges are laid side by side. A file of several frames (GIF, WebP, APNG, TIFF) is restored frame by frame.
+parts that are far enough from the tiles' edges are laid side by side. A file of several frames (GIF, WebP, APNG, TIFF, and videos, by PyAV) is
+restored frame by frame. With task.whole a picture is given to the network as it is.
 
 With an overlap of at least twice the network's reach the result is that of the whole picture: tiles at its border end where it ends.
 """
 
+import functools
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,15 +13,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 
 from jaxvision.data.decode import why
+from jaxvision.errors import DataError
 from jaxvision.train.feed import pack, to_mesh
 from jaxvision.train.mesh import batch_sharding, batch_shards
 from jaxvision.train.predictions import picture_names, write_image
 from jaxvision.train.setup import Executables
 
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError)
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError)
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg")
 
 
 class Span(NamedTuple):
@@ -38,15 +42,16 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
     return [Span(start, low - start, high - start) for start, low, high in zip(starts, cuts, cuts[1:])]
 
 
-Run = Callable[[UInt8[np.ndarray, "b t t c"], Int[np.ndarray, "b 2"]], np.ndarray]
+Run = Callable[[Num[np.ndarray, "b t t c"], Int[np.ndarray, "b 2"]], np.ndarray]
 
 
 def restore_picture(
-    run: Run, image: UInt8[np.ndarray, "h w c"], *, tile: int, overlap: int, scale: int, batch: int
+    run: Run, image: Num[np.ndarray, "h w c"], *, tile: int, overlap: int, scale: int, batch: int
 ) -> UInt8[np.ndarray, "p q c"]:
     """The picture restored tile by tile.
 
     Args:
+      image: uint8, or floats in 0..1.
       run: restores a batch of tiles of `tile` x `tile` pixels with the places of their corners, to floats in 0..1 that are `scale` times as large.
       batch: tiles a call.
     """
@@ -65,18 +70,53 @@ def restore_picture(
         for (y, x), pixels in zip(chosen, made):
             rows, columns = (slice(scale * span.first, scale * span.last) for span in (y, x))
             to = tuple(slice(scale * (span.start + span.first), scale * (span.start + span.last)) for span in (y, x))
-            whole[to] = np.round(np.clip(pixels[rows, columns], 0, 1) * 255).astype(np.uint8)
+            whole[to] = eight_bits(pixels[rows, columns])
     return whole[: height * scale, : width * scale]
 
 
+def eight_bits(pixels: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """0..1 clipped and rounded to 0..255."""
+    return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
 def frames(path: pathlib.Path, channels: int) -> Iterator[UInt8[np.ndarray, "h w c"]]:
-    """The frames of a file, one for a plain picture, with 1 or 3 channels. Raises what Pillow raises for a damaged file."""
+    """The frames of a file, one for a plain picture, with 1 or 3 channels.
+
+    Raises one of DAMAGE for a damaged file, DataError for a video where PyAV is not installed.
+    """
     from PIL import Image, ImageSequence
 
+    if path.suffix.lower() in VIDEOS:
+        yield from _video_frames(path, channels)
+        return
     with Image.open(path) as picture:
         for frame in ImageSequence.Iterator(picture):
             pixels = np.asarray(frame.convert("L" if channels == 1 else "RGB"))
             yield pixels[..., None] if channels == 1 else pixels
+
+
+def _video_frames(path: pathlib.Path, channels: int) -> Iterator[UInt8[np.ndarray, "h w c"]]:
+    try:
+        import av
+    except ImportError:
+        raise DataError(f"{path} is a video, which PyAV reads: pip install av, or take its frames out as pictures first") from None
+    try:
+        with av.open(str(path)) as video:
+            for frame in video.decode(video=0):
+                pixels = frame.to_ndarray(format="gray" if channels == 1 else "rgb24")
+                yield pixels[..., None] if channels == 1 else pixels
+    except av.FFmpegError as error:
+        raise OSError(str(error)) from error
+
+
+def picture_restorer(executables: Executables, carry: Any, frozen: Any) -> Callable[[Num[np.ndarray, "h w c"]], UInt8[np.ndarray, "p q c"]]:
+    """A function that restores one picture of any size, uint8 or floats in 0..1: in tiles, or as a whole where the task says so."""
+    task = executables.setup.task
+    run, batch = tile_runner(executables, carry, frozen)
+    if not task.whole:
+        return functools.partial(restore_picture, run, tile=task.tile, overlap=task.overlap, scale=task.scale, batch=batch)
+    # Every device is given the same picture.
+    return lambda image: eight_bits(run(np.stack([image] * batch), np.zeros((batch, 2), np.int32))[0])
 
 
 def tile_runner(executables: Executables, carry: Any, frozen: Any) -> tuple[Callable, int]:
@@ -100,15 +140,14 @@ def restore_files(
 
     A file that cannot be read is reported and left out.
     """
-    task = executables.setup.task
-    run, batch = tile_runner(executables, carry, frozen)
+    restore = picture_restorer(executables, carry, frozen)
     written = []
     for name, target in zip(names, picture_names([pathlib.PurePath(name).name if pathlib.PurePath(name).is_absolute() else name for name in names])):
         path = folder / "images" / target
         try:
             number, waiting = 0, None
             for number, frame in enumerate(frames(pathlib.Path(name), executables.setup.problem.channels), 1):
-                made = restore_picture(run, frame, tile=task.tile, overlap=task.overlap, scale=task.scale, batch=batch)
+                made = restore(frame)
                 if jax.process_index():
                     continue
                 # The first frame waits for a second one: only then is the file known to be several pictures.
@@ -121,7 +160,7 @@ def restore_files(
                 written.append(_write(path.with_suffix("") / f"{number:05d}.png", made))
             if waiting is not None:
                 written.append(_write(path, waiting))
-        except _DAMAGE as error:
+        except DAMAGE as error:
             report(f"{name} cannot be read{f' beyond frame {number}' if number else ''} and is left out: {why(error)}")
     return written
 

@@ -1,8 +1,12 @@
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxvision.errors import DataError
 from jaxvision.models.registry import create_model
 from jaxvision.train.tiled import frames, restore_picture, spans
 
@@ -54,3 +58,35 @@ def test_a_file_of_several_frames_is_read_frame_by_frame(tmp_path):
     for ours, theirs in zip(frames(tmp_path / "clip.tiff", 3), pictures, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert next(frames(tmp_path / "clip.tiff", 1)).shape == (4, 5, 1)
+
+
+def test_a_video_is_read_frame_by_frame_and_without_its_reader_that_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "clip.mp4"
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(DataError, match=r"clip\.mp4 is a video, which PyAV reads: pip install av"):
+        next(frames(path, 3))
+
+    class Broken(Exception):
+        pass
+
+    class Video:
+        """As PyAV opens a file: two grey frames, then damage."""
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            pass
+
+        def decode(self, video):
+            for level in (10, 20):
+                shape = {"rgb24": (4, 6, 3), "gray": (4, 6)}
+                yield types.SimpleNamespace(to_ndarray=lambda format, level=level: np.full(shape[format], level, np.uint8))
+            raise Broken("end of file")
+
+    monkeypatch.setitem(sys.modules, "av", types.SimpleNamespace(open=lambda name: Video(), FFmpegError=Broken))
+    for channels in (1, 3):
+        read = frames(path, channels)
+        assert [next(read).tolist() for _ in range(2)] == [np.full((4, 6, channels), level).tolist() for level in (10, 20)]
+        with pytest.raises(OSError, match="end of file"):
+            next(read)

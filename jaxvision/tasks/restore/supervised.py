@@ -16,10 +16,11 @@ from jaxtyping import Array, Float
 from jaxvision.augment.degrade import make_degrade
 from jaxvision.augment.geometry import dihedral, random_window
 from jaxvision.augment.mix import mix_examples
+from jaxvision.augment.rows import row_keys
 from jaxvision.augment.ycbcr import luma, rgb_to_ycbcr, ycbcr_to_rgb
 from jaxvision.errors import ConfigError, nearest
 from jaxvision.models.registry import create_model, variant_of
-from jaxvision.nn.resize import bicubic
+from jaxvision.nn.resize import bicubic, resize
 from jaxvision.tasks.base import Task, total, weighted_mean
 from jaxvision.tasks.restore import quality
 
@@ -27,6 +28,13 @@ from jaxvision.tasks.restore import quality
 def charbonnier(difference: Array) -> Array:
     """sqrt(d^2 + 1e-6): an L1 that is smooth within a thousandth of the pixel range."""
     return jnp.sqrt(jnp.square(difference) + 1e-6)
+
+
+def spectral_distance(made: Float[Array, "b h w c"], clean: Float[Array, "b h w c"]) -> Float[Array, "b"]:
+    """Mean of |real| and |imaginary| part of the difference's Fourier transform, which is not divided by the number of pixels (Cho et al. 2021,
+    MIMO-UNet, arXiv 2108.05054)."""
+    spectrum = jnp.fft.fft2(made - clean, axes=(1, 2))
+    return 0.5 * (jnp.abs(spectrum.real) + jnp.abs(spectrum.imag)).mean((1, 2, 3))
 
 
 # A loss a pixel of (restored, clean), pixels in 0..1. "clipped" as MIRNet's code has it: what leaves the range has no gradient back into it.
@@ -37,6 +45,8 @@ LOSSES = {
     "clipped_charbonnier": lambda made, clean: charbonnier(jnp.clip(made, 0, 1) - clean),
 }
 COLORS = ("rgb", "y")
+# Which method of the network makes the pictures that are compared.
+SUPERVISED = {"result": "__call__", "outputs": "outputs"}
 # Of (restored, clean, border): pictures in 0..1.
 METRICS = {
     "psnr": lambda a, b, border: quality.psnr(*(quality.comparable(x, border=border) for x in (a, b))),
@@ -65,14 +75,19 @@ class Restore(Task):
     degrade: the recipe, see augment/degrade.py; rounded: whether damaged pictures are rounded to 8 bits (default True).
     color: "rgb", or "y": the network sees luma alone, chroma is enlarged by bicubic interpolation.
     patch: side of the clean window to train with, drawn from the image of `image_size`; None: all of it. dihedral: the eight symmetries (True).
-    loss: a key of LOSSES, of pixels in 0..1.
+    loss: a key of LOSSES, of pixels in 0..1. frequency: weight of the distance of spectra beside it, 0 for none.
+    supervise: "result", or "outputs": every picture that the network's method `outputs` makes, of whatever size, is compared with the clean one at
+    that size, and the losses are added.
     mixup: alpha; each pair is mixed with a random other one, by a share from Beta(alpha, alpha); 0 for none. mixup_from: the first epoch that mixes.
+    mix_prob: of an example to be mixed (1).
     metrics: of "psnr", "psnr_y", "ssim", "ssim_y", "lpips" (needs frozen.lpips), "fid" (needs frozen.features).
     border: pixels left out on each side when measuring; None: as many as the scale, none at scale 1.
     tile, overlap: side of the pieces, in input pixels, in which prediction works through a picture of any size, and by how much neighbours overlap.
+    whole: give prediction a picture as a whole instead; one program is compiled a size.
     """
 
-    KEYS = ("name", "degrade", "rounded", "color", "patch", "dihedral", "loss", "mixup", "mixup_from", "metrics", "border", "tile", "overlap")
+    KEYS = ("name", "degrade", "rounded", "color", "patch", "dihedral", "loss", "frequency", "supervise", "mixup", "mixup_from", "mix_prob")
+    KEYS = (*KEYS, "metrics", "border", "tile", "overlap", "whole")
 
     def __init__(self, config, problem):
         for key in config.task:
@@ -81,7 +96,11 @@ class Restore(Task):
         if any(config.augment.values()) or problem.crop:
             raise ConfigError("restoration makes its pairs itself: leave config.augment and phases of other sizes out; see task.degrade and dihedral")
         get = config.task.get
-        for key, value, known in (("color", get("color", "rgb"), COLORS), ("loss", get("loss", "l1"), LOSSES)):
+        for key, value, known in (
+            ("color", get("color", "rgb"), COLORS),
+            ("loss", get("loss", "l1"), LOSSES),
+            ("supervise", get("supervise", "result"), SUPERVISED),
+        ):
             if value not in known:
                 raise ConfigError(f"task.{key} {value!r} is unknown; {nearest(value, known)}")
         self.color, self.pixel_loss = get("color", "rgb"), LOSSES[get("loss", "l1")]
@@ -100,7 +119,10 @@ class Restore(Task):
         self.patch, self.turn, self.mixup = get("patch", None), get("dihedral", True), get("mixup", 0.0)
         self.mixup_from = round(get("mixup_from", 0) * problem.steps_per_epoch)
         self.border = self.scale if get("border", None) is None and self.scale > 1 else get("border", None) or 0
-        self.tile, self.overlap = get("tile", 128), get("overlap", 16)
+        self.tile, self.overlap, self.whole = get("tile", 128), get("overlap", 16), get("whole", False)
+        self.method, self.frequency, self.mix_prob = SUPERVISED[get("supervise", "result")], get("frequency", 0.0), get("mix_prob", 1.0)
+        if not hasattr(self.model, self.method):
+            raise ConfigError(f"task.supervise='outputs' needs a network that restores several pictures at once, {config.model.name} restores one")
         if not 0 <= 2 * self.overlap < self.tile:
             raise ConfigError(f"task.tile={self.tile} must be more than twice task.overlap={self.overlap}")
         if self.patch is not None and (self.patch % self.scale or self.patch > min(config.image_size)):
@@ -160,7 +182,8 @@ class Restore(Task):
         batch["image"] = image[..., :channels] if paired else self.degrade(degrade_key, batch["clean"], row)
         if "mixes" in batch:
             mixed = mix_examples(jax.random.fold_in(key, 3), (batch["image"], batch["clean"]), row, self.mixup)
-            where = batch.pop("mixes")[:, None, None, None]
+            chosen = jax.vmap(lambda k: jax.random.bernoulli(k, self.mix_prob))(row_keys(jax.random.fold_in(key, 4), row))
+            where = (batch.pop("mixes") & chosen)[:, None, None, None]
             batch["image"], batch["clean"] = (jnp.where(where, new, batch[name]) for name, new in zip(("image", "clean"), mixed))
         batch["weight"] = valid / jnp.maximum(valid.mean(), 1e-9) if train else valid
         return batch
@@ -168,11 +191,18 @@ class Restore(Task):
     def loss(self, params, extra, frozen, batch, key, *, static, train):
         low, clean = (luma(batch[name]) if self.color == "y" else batch[name] for name in ("image", "clean"))
         variables = {"params": params, **{name: extra[name] for name in ("batch_stats",) if name in extra}}
-        made, new = self.model.apply(variables, (low - self.mean) / self.std, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
-        made = made * self.std + self.mean
-        value = weighted_mean(self.pixel_loss(made, clean).mean((1, 2, 3)), batch["weight"])
-        psnr = -10 * jnp.log10(jnp.maximum(jnp.square(made - clean).mean((1, 2, 3)), 1e-10))
+        options = {"train": True, "rngs": {"dropout": key}, "mutable": ["batch_stats"], "method": self.method}
+        outputs, new = self.model.apply(variables, (low - self.mean) / self.std, **options)
+        pictures = [made * self.std + self.mean for made in (outputs if isinstance(outputs, tuple) else (outputs,))]
+        value = weighted_mean(sum(self.distance(made, clean) for made in pictures), batch["weight"])
+        psnr = -10 * jnp.log10(jnp.maximum(jnp.square(pictures[-1] - clean).mean((1, 2, 3)), 1e-10))
         return value, {"metrics": {"psnr": weighted_mean(psnr, batch["weight"])}, "extra": dict(new)}
+
+    def distance(self, made: Float[Array, "b p q c"], clean: Float[Array, "b h w c"]) -> Float[Array, "b"]:
+        """The loss of a restored picture an example; the clean one is brought to its size."""
+        clean = clean if made.shape == clean.shape else resize(clean, made.shape[1:3], kernel="bilinear", border="cut")
+        value = self.pixel_loss(made, clean).mean((1, 2, 3))
+        return value + self.frequency * spectral_distance(made, clean) if self.frequency else value
 
     def evaluate(self, variables, state, batch):
         made = self.restore(variables, batch["image"])

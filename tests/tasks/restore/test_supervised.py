@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from PIL import Image
 
 from jaxvision import fit
@@ -15,7 +16,7 @@ from jaxvision.tasks.base import Problem
 from jaxvision.tasks.restore import quality
 from jaxvision.tasks.restore.supervised import LOSSES
 from jaxvision.train.config import complete
-from jaxvision.train.modes import predict
+from jaxvision.train.modes import measure, predict
 
 
 def config(**task):
@@ -86,6 +87,31 @@ def test_prediction_writes_the_restored_photograph_at_its_own_size_and_frames_on
     assert any("zbroken.png" in line for line in lines)
 
 
+def test_whole_pictures_of_unequal_sizes_are_measured_each(finished, tmp_path):
+    rng, lines = np.random.RandomState(0), []
+    (tmp_path / "low").mkdir()
+    clean = {}
+    for name, size in {"a": (37, 50), "b": (61, 44)}.items():
+        pixels = np.asarray(Image.fromarray(rng.randint(0, 256, (6, 7, 3)).astype(np.uint8)).resize(size[::-1], Image.Resampling.BICUBIC))
+        (tmp_path / "clean").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "clean" / f"{name}.png")
+        clean[name] = jnp.float32(pixels[None, : size[0] // 2 * 2, : size[1] // 2 * 2]) / 255
+        low = quantize(bicubic(clean[name], (size[0] // 2, size[1] // 2)))[0]
+        Image.fromarray(np.uint8(np.round(255 * low))).save(tmp_path / "low" / f"{name}.png")
+    (tmp_path / "clean" / "broken.png").write_bytes(b"no picture")
+    means = measure(None, finished[0], tmp_path / "clean", output=tmp_path / "out", report=lines.append)
+    header, *rows = (line.split(",") for line in (tmp_path / "out" / "pictures.csv").read_text().splitlines())
+    assert header[:3] == ["file", "psnr_y", "ssim_y"] and [row[0][-5:] for row in rows] == ["a.png", "b.png"]
+    assert means["psnr_y"] == pytest.approx(np.mean([float(row[1]) for row in rows]), abs=1e-3)
+    assert any("broken.png cannot be read" in line for line in lines) and "2 pictures" in lines[-1]
+    # The same pictures, damaged here and restored by prediction.
+    predict(None, finished[0], tmp_path / "low", output=tmp_path / "made", report=lines.append)
+    for row, (name, truth) in zip(rows, clean.items()):
+        made = jnp.float32(np.asarray(Image.open(tmp_path / "made" / "images" / f"{name}.png")))[None] / 255
+        figures = [quality.psnr(*(quality.comparable(x, border=2, luma_only=True) for x in (image, truth)))[0] for image in (made, truth)]
+        assert float(row[1]) == pytest.approx(float(figures[0]), abs=1e-3) and figures[1] == quality.HIGHEST
+
+
 def test_luma_is_restored_by_the_network_and_chroma_by_interpolation():
     task = make_task(config(), problem())
     low = jnp.asarray(np.random.RandomState(0).uniform(size=(1, 8, 10, 3)), jnp.float32)
@@ -143,11 +169,15 @@ def test_a_folder_of_pairs_is_learned_and_measured(tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i, pixels in enumerate(clean):
             Image.fromarray(np.uint8(np.clip(pixels + offset, 0, 255))).save(tmp_path / "data" / name / f"{i}.png")
-    run = of_pairs(mixup=1.2, mixup_from=0, metrics=("psnr",)).to_dict()
+    run = of_pairs(mixup=1.2, mixup_from=0, metrics=("psnr",), whole=True).to_dict()
     run["data"] |= {"source": "paired", "path": str(tmp_path / "data"), "crop": "window", "test_share": 0.5, "workers": 0}
     lines = []
     metrics = fit(complete({**run, "steps": 1, "batch_size": 2, "eval_batch_size": 2, "log_every": 1}), tmp_path / "run", report=lines.append)
     assert 22 < metrics["test/input_psnr"] < 23 and metrics["test/psnr"] < 15
+    means = measure(None, tmp_path / "run", tmp_path / "data", report=lines.append)
+    assert 22 < means["input_psnr"] < 23 and means["psnr"] < 15 and (tmp_path / "run" / "pictures.csv").is_file()
+    with pytest.raises(ConfigError, match="give a folder of pairs"):
+        measure(None, tmp_path / "run", tmp_path / "data" / "target", report=lines.append)
 
 
 @pytest.mark.parametrize("settings, named", [({"degrade": (("noise", 0.1),)}, "leave it out"), ({}, "scale 2 wants clean ones")])
@@ -163,6 +193,33 @@ def test_a_pixel_beyond_the_range_has_no_gradient_where_the_loss_clips(name, at_
     slope = jax.grad(lambda made: LOSSES[name](made, jnp.float32(0.5)))
     assert slope(jnp.float32(2.0)) == pytest.approx(at_two, abs=1e-5)
     assert slope(jnp.float32(0.501)) == pytest.approx(np.sqrt(0.5), abs=1e-3)
+
+
+class TwoSizes(nn.Module):
+    """A network that restores at half and at full size."""
+
+    def setup(self):
+        self.shift = self.param("shift", nn.initializers.zeros, ())
+
+    def __call__(self, image, *, train=False):
+        return image + self.shift
+
+    def outputs(self, image, *, train=False):
+        return image[:, ::2, ::2] + self.shift, image + self.shift
+
+
+def test_pictures_of_all_sizes_are_compared_and_spectra_beside_pixels():
+    settings = {"color": "rgb", "patch": None, "dihedral": False, "degrade": (("noise", 0.0),), "frequency": 0.1}
+    task = make_task(complete({**of_pairs().to_dict(), "task": {**of_pairs().task.to_dict(), **settings}}), problem())
+    task.model, task.method = TwoSizes(), "outputs"
+    image = jnp.full((2, 8, 12, 3), 0.25)
+    batch = {"image": image, "clean": image, "weight": jnp.ones(2)}
+    value, aux = task.loss({"shift": jnp.float32(0.5)}, {}, {}, batch, jax.random.key(0), static=None, train=True)
+    # A constant's spectrum is one number, the sum of its pixels: over as many frequencies as pixels that is the constant; half of it is real part.
+    assert float(value) == pytest.approx(2 * (0.5**2 + 0.1 * 0.25), rel=1e-5)
+    assert float(aux["metrics"]["psnr"]) == pytest.approx(-20 * np.log10(0.5), abs=1e-3)
+    with pytest.raises(ConfigError, match="espcn_y_x2 restores one"):
+        make_task(config(supervise="outputs"), problem())
 
 
 def test_a_frechet_distance_is_taken_over_the_whole_split():
