@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxvision.errors import ModelError
-from jaxvision.kernels.attention import attention, self_attention
+from jaxvision.kernels.attention import attention, op, self_attention, tpu, tpu_flash, tpu_long
+from jaxvision.kernels.attention.call import Call
 
 
 def normal(seed, *shape, dtype=jnp.float32):
@@ -54,6 +55,36 @@ def test_the_tpu_kernels_agree_with_the_reference_forward_and_in_all_gradients(s
     (operands, offset), (wide, wide_offset) = given, jax.tree.map(lambda x: x.astype(jnp.float32), given)
     expected = maps(self_attention, wide, bias, seed, heads, "reference", dropout, wide_offset)
     assert worst(maps(self_attention, operands, bias, seed, heads, "tpu", dropout, offset), expected) < limit
+
+
+LONG = {
+    "a block of queries and a part of one, a bias for all, a head's lanes empty": ((2, 145, 3, 64), 1, 0.0),
+    "biases and dropout, heads of no power of two, keys in parts": ((4, 131, 2, 24), 2, 0.2),
+}
+
+
+@pytest.mark.parametrize("shape, biases, dropout", LONG.values(), ids=LONG)
+def test_the_kernels_for_long_sequences_agree_too(monkeypatch, shape, biases, dropout):
+    monkeypatch.setitem(op.IMPLEMENTATIONS, "tpu", (tpu_long,))
+    monkeypatch.setattr(tpu_long, "CHUNK", 96)
+    b, t, heads, width = shape
+    operands, offset = (normal(0, b, t, 3 * heads * width),), normal(2, 3 * heads * width)
+    arguments = (self_attention, operands, normal(1, biases, heads, t, t), jnp.arange(b, dtype=jnp.uint32) * 77, heads)
+    expected = maps(*arguments, "reference", dropout, offset)
+    assert worst(maps(*arguments, "tpu", dropout, offset), expected) < 2e-6
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("tokens, heads, width, kernels", [
+    (49, 3, 32, (tpu, tpu)), (577, 6, 64, (tpu, tpu_long)), (577, 16, 64, (tpu_long, tpu_long)), (1600, 12, 64, (tpu_long, tpu_long)),
+    (4096, 12, 64, (tpu_long, None)), (8192, 12, 64, (tpu_flash, None)), (16, 4, 8, (None, None)),
+])  # fmt: skip
+def test_what_tpus_take_for_a_sequence(tokens, heads, width, kernels, bias):
+    """One of the kernels, or plain XLA code."""
+    call = Call(heads, True, False, bias)
+    operands = [jax.ShapeDtypeStruct((8, tokens, 3 * heads * width), jnp.bfloat16)]
+    operands += [jax.ShapeDtypeStruct((1, heads, tokens, tokens), jnp.float32)] if bias else []
+    assert op.kernel_of("tpu", call, operands) is kernels[bias]
 
 
 def test_queries_and_keys_of_different_numbers():

@@ -18,10 +18,18 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec as P
 
-from jaxvision.kernels.attention import gpu, reference, tpu
+from jaxvision.kernels.attention import gpu, reference, tpu, tpu_flash, tpu_long
 from jaxvision.kernels.attention.call import Call
 
-IMPLEMENTATIONS = {"reference": reference, "tpu": tpu, "cuda": gpu}
+# In the order in which they are asked whether they cover a call; plain XLA code is what is left.
+IMPLEMENTATIONS = {"reference": (), "tpu": (tpu, tpu_long, tpu_flash), "cuda": (gpu,)}
+
+
+def kernel_of(name: str, call: Call, operands):
+    """The first implementation for a platform that covers a call, None where that is plain XLA code."""
+    return next((each for each in IMPLEMENTATIONS[name] if each.covers(call, *operands)), None)
+
+
 def _tangent(call: Call, which, *arrays):
     operands, tangents = list(arrays[: len(arrays) - len(which)]), arrays[len(arrays) - len(which) :]
 
@@ -40,14 +48,14 @@ def _run(platform: str, backwards: bool, *arrays, call: Call, which: tuple[int, 
     operands, cut = arrays[1:] if backwards else arrays, call.cut
     split = [i not in call.shared or (operands[i].ndim == 4 and operands[i].shape[0] == operands[0].shape[0] > 1) for i in range(len(operands))]
     shapes = [jax.ShapeDtypeStruct(cut.local(x.shape) if part else x.shape, x.dtype) for x, part in zip(operands, split)]
-    fits = _fits(call, operands, shapes) and name != "reference" and IMPLEMENTATIONS[name].covers(call, *shapes)
-    if not fits:
+    chosen = kernel_of(name, call, shapes) if _fits(call, operands, shapes) else None
+    if chosen is None:
         return reference.backward(call, which, *arrays) if backwards else reference.forward(call, *operands)
     options = {"interpret": platform != "tpu"} if name == "tpu" else {}
     if not backwards:
-        return cut.over(functools.partial(IMPLEMENTATIONS[name].forward, call, **options), split)(*operands)
+        return cut.over(functools.partial(chosen.forward, call, **options), split)(*operands)
     local = dataclasses.replace(call, groups=max(1, call.groups // cut.shards)) if cut.axes else call
-    run = functools.partial(IMPLEMENTATIONS[name].backward, local, which, **options)
+    run = functools.partial(chosen.backward, local, which, **options)
     if cut.mesh is None:
         return run(*arrays)
     # What all examples share has seen one shard's examples only, unless these are whole groups.

@@ -18,7 +18,7 @@ from jaxvision.kernels.attention.call import Call, kept
 LANES = 128
 # On-chip memory that a grid step may take, every block twice (one is filled while the other is used): a kernel gets 16 MiB unless it asks for more.
 BUDGET = 16 * 2**20
-_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 NN, NT, TN = ((((a,), (b,)), ((), ())) for a, b in ((1, 0), (1, 1), (0, 0)))
 
 
@@ -33,7 +33,7 @@ def _bytes(call: Call, operands, gradients: bool) -> tuple[int, int]:
 
     The factors 25 / 4 of the scores and 1.15 of the blocks are those of compiled kernels, 577 and 640 tokens of width 384.
     """
-    (q, t), dim, bias = call.tokens(operands), _dim(call, operands), call.named(operands)["bias"]
+    (q, t), dim, bias = call.tokens(operands), dim_of(call, operands), call.named(operands)["bias"]
     tile = lambda rows, columns, size: (-(-rows // (32 // size)) * 32 // size) * (-(-columns // LANES) * LANES) * size
     size = operands[0].dtype.itemsize
     once = tile(q, dim, size) + 2 * tile(t, dim, size)
@@ -44,12 +44,12 @@ def _bytes(call: Call, operands, gradients: bool) -> tuple[int, int]:
     return fixed, int(1.15 * each)
 
 
-def _dim(call: Call, operands) -> int:
+def dim_of(call: Call, operands) -> int:
     return operands[0].shape[2] // 3 if call.packed else operands[0].shape[2]
 
 
 def covers(call: Call, *operands) -> bool:
-    dim = _dim(call, operands)
+    dim = dim_of(call, operands)
     width = dim // call.heads
     same = call.packed or operands[1].shape[2] == operands[2].shape[2] == dim
     wide = operands[0].dtype in (jnp.bfloat16, jnp.float32) and 16 <= width <= LANES
@@ -97,7 +97,7 @@ def _forward_kernel(call: Call, dim: int, examples: int, *refs):
             q, y = q * jnp.asarray(width**-0.5, q.dtype), None
             for g in range(number):
                 own = _mask(g, width, lanes)
-                scores = _dot(jnp.where(own, q, jnp.zeros((), q.dtype)) if number > 1 else q, k, NT)
+                scores = dot(jnp.where(own, q, jnp.zeros((), q.dtype)) if number > 1 else q, k, NT)
                 if call.bias:
                     scores = scores + _bias(blocks.bias, example, first + g)
                 weights = jnp.exp(scores - scores.max(1, keepdims=True))
@@ -105,7 +105,7 @@ def _forward_kernel(call: Call, dim: int, examples: int, *refs):
                 if call.dropout:
                     keep = _keep(call, blocks.seed[blocks.start + example], first + g, *weights.shape, False)
                     weights, total = jnp.where(keep, weights, 0.0), total * (1 - call.dropout)
-                head = _dot(weights.astype(v.dtype), v, NN) * (1 / total)
+                head = dot(weights.astype(v.dtype), v, NN) * (1 / total)
                 y = head if y is None else jnp.where(own, head, y)
             out[example, :, start : start + lanes] = y.astype(out.dtype)
 
@@ -140,12 +140,12 @@ def _backward_kernel(call: Call, dim: int, examples: int, moving: tuple[bool, in
                 own = _mask(g, width, lanes)
                 alone = (lambda x: jnp.where(own, x, jnp.zeros((), x.dtype))) if number > 1 else lambda x: x
                 mine, dmine = alone(q), alone(dy)
-                scores = _dot(k, mine, NT)
+                scores = dot(k, mine, NT)
                 if call.bias:
                     scores = scores + _bias(blocks.bias, example, first + g)
                 weights = jnp.exp(scores - scores.max(0, keepdims=True))
                 weights = weights * (1 / weights.sum(0, keepdims=True))
-                dropped, dweights = weights, _dot(v, dmine, NT)
+                dropped, dweights = weights, dot(v, dmine, NT)
                 if call.dropout:
                     keep = _keep(call, blocks.seed[blocks.start + example], first + g, weights.shape[1], weights.shape[0], True)
                     dropped, dweights = (jnp.where(keep, x * (1 / (1 - call.dropout)), 0.0) for x in (weights, dweights))
@@ -155,7 +155,7 @@ def _backward_kernel(call: Call, dim: int, examples: int, moving: tuple[bool, in
                     _add_bias(bias_out, example, first + g, dscores)
                 dscores = dscores.astype(q.dtype)
                 # Other heads' lanes of mine and dmine are zero, so these two can simply be added up.
-                dv_own, dk_own, dq_own = _dot(dropped.astype(dy.dtype), dmine, NN), _dot(dscores, mine, NN), _dot(dscores, k, TN)
+                dv_own, dk_own, dq_own = dot(dropped.astype(dy.dtype), dmine, NN), dot(dscores, mine, NN), dot(dscores, k, TN)
                 dq = dq_own if dq is None else jnp.where(own, dq_own, dq)
                 dk, dv = (new if old is None else old + new for old, new in ((dk, dk_own), (dv, dv_own)))
             for part, value in enumerate((dq * width**-0.5, dk, dv)):
@@ -215,16 +215,16 @@ def _bias_spec(bias, examples: int, steps: int = 1, rounds: int = 0):
     return pl.BlockSpec((examples if own else 1, *bias.shape[1:]), lambda i, j: (steps * group(j) + (i if own else 0), 0, 0, 0))
 
 
-def _like(x, shape, dtype=None):
+def like(x, shape, dtype=None):
     kind = jax.typeof(x)
     return jax.ShapeDtypeStruct(shape, dtype or x.dtype, **({"vma": kind.vma} if hasattr(kind, "vma") else {}))
 
 
-def _cost(call: Call, operands, products: int, arrays):
+def cost(call: Call, operands, products: int, arrays):
     """What the compiler is told of a kernel: `products` of the scores' size with a head's width, and the arrays that it moves."""
     (q, t), b = call.tokens(operands), operands[0].shape[0]
     moved = sum(x.size * x.dtype.itemsize for x in arrays)
-    return pl.CostEstimate(flops=2 * products * b * q * t * _dim(call, operands), bytes_accessed=moved, transcendentals=b * call.heads * q * t)
+    return pl.CostEstimate(flops=2 * products * b * q * t * dim_of(call, operands), bytes_accessed=moved, transcendentals=b * call.heads * q * t)
 
 
 def _params(parallel: bool):
@@ -233,13 +233,13 @@ def _params(parallel: bool):
 
 def forward(call: Call, *operands, interpret: bool = False):
     plan = _plan(call, operands, False)
-    (q, _), dim = call.tokens(operands), _dim(call, operands)
+    (q, _), dim = call.tokens(operands), dim_of(call, operands)
     examples, steps, rounds = plan
-    out = _like(operands[0], (operands[0].shape[0], q, dim))
+    out = like(operands[0], (operands[0].shape[0], q, dim))
     return pl.pallas_call(
         functools.partial(_forward_kernel, call, dim, examples),
         out_shape=out,
-        cost_estimate=_cost(call, operands, 2, (*operands, out)),
+        cost_estimate=cost(call, operands, 2, (*operands, out)),
         grid=(steps, rounds),
         in_specs=_specs(call, operands, plan),
         out_specs=pl.BlockSpec((examples, q, dim), lambda i, j: (j * steps + i, 0, 0)),
@@ -252,26 +252,26 @@ def forward(call: Call, *operands, interpret: bool = False):
 def backward(call: Call, which: tuple[int, ...], cotangent, *operands, interpret: bool = False):
     plan = _plan(call, operands, True)
     examples, steps, rounds = plan
-    operands, dim, grid_steps = list(operands), _dim(call, operands), steps * rounds
+    operands, dim, grid_steps = list(operands), dim_of(call, operands), steps * rounds
     numbers = dict(zip((name for name in ("offset", "bias") if getattr(call, name)), call.shared))
     moving = tuple(numbers.get(name, -1) in which for name in ("offset", "bias"))
     if call.bias:
         operands[numbers["bias"]] = operands[numbers["bias"]].swapaxes(2, 3)
     specs = _specs(call, operands, plan)
-    out_shape, out_specs = [_like(x, x.shape) for x in operands[: call.arrays]], specs[: call.arrays]
+    out_shape, out_specs = [like(x, x.shape) for x in operands[: call.arrays]], specs[: call.arrays]
     if moving[0]:
-        out_shape.append(_like(operands[0], (grid_steps, *operands[numbers["offset"]].shape), jnp.float32))
+        out_shape.append(like(operands[0], (grid_steps, *operands[numbers["offset"]].shape), jnp.float32))
         out_specs.append(pl.BlockSpec((1, *out_shape[-1].shape[1:]), lambda i, j: (j * steps + i, 0, 0)))
     if moving[1]:
         bias = operands[numbers["bias"]]
-        out_shape.append(_like(operands[0], (call.groups * bias.shape[0], *bias.shape[1:]), jnp.float32))
+        out_shape.append(like(operands[0], (call.groups * bias.shape[0], *bias.shape[1:]), jnp.float32))
         out_specs.append(_bias_spec(bias, examples, steps, rounds // call.groups))
     spec = pl.BlockSpec((examples, *cotangent.shape[1:]), lambda i, j: (j * steps + i, 0, 0))
     results = list(
         pl.pallas_call(
             functools.partial(_backward_kernel, call, dim, examples, (moving[0], rounds // call.groups if moving[1] else 0)),
             out_shape=out_shape,
-            cost_estimate=_cost(call, operands, 5, (cotangent, *operands, *out_shape)),
+            cost_estimate=cost(call, operands, 5, (cotangent, *operands, *out_shape)),
             grid=(steps, rounds),
             in_specs=[spec, *specs],
             out_specs=out_specs,

@@ -1,4 +1,4 @@
-"""Grouped convolutions of ResNeXt-50 (32 groups) and RegNetY-4GF (groups of 64 channels)."""
+"""Grouped convolutions of ResNeXt-50 (32 groups) and of RegNets (groups of 8, 24 and 64 channels)."""
 
 import jax
 
@@ -20,5 +20,7 @@ def _case(name: str, side: int, channels: int, width: int) -> Case:
 BENCH = (
     _case("ResNeXt-50, stage 1, 32 x 4", 56, 128, 4),
     _case("ResNeXt-50, stage 3, 32 x 16", 14, 512, 16),
+    _case("RegNetY-400MF, stage 3, 26 x 8", 14, 208, 8),
+    _case("RegNetX-1.6GF, stage 2, 7 x 24", 28, 168, 24),
     _case("RegNetY-4GF, stage 3, 8 x 64", 14, 512, 64),
 )
