@@ -37,6 +37,14 @@ def test_retinopathy_s_variants_are_complete():
     assert load("dr_resnet.py:demo").task.policy and not load("dr_resnet.py:demo,pooled").task.policy
 
 
+def test_d_former_s_variants_are_complete():
+    synapse, acdc, demo = (load(f"d_former.py:{variant}") for variant in ("synapse", "acdc", "demo"))
+    assert synapse.image_size == variant_of(synapse.model.name).image_size == (64, 128, 128)
+    assert len(synapse.task.judged) == 8 and synapse.data.intensity == ("clip", -175.0, 250.0) and synapse.optim.momentum == 0.99
+    assert acdc.image_size == variant_of(acdc.model.name).image_size == (16, 160, 160)
+    assert demo.data.source == "phantoms" and demo.image_size == (16, 32, 32)
+
+
 @pytest.mark.parametrize("spec", ["inception_v4.py:v5", "fast_scaling.py:efficientnet,wg", "dr_resnet.py:demo,nil", "dr_resnet.py:full,none"])
 def test_a_variant_that_is_not_there_is_one_line(spec):
     with pytest.raises(ConfigError, match=spec.split(":")[0]):

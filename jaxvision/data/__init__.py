@@ -4,8 +4,8 @@
     stream = TrainStream(source, batch_size=256, image=Decode((224, 224)), seed=config.seed, position=0)
     batch = next(stream)            # {"image": uint8 (B, H, W, C), "label": int32 (B,), "index": int32 (B,), "valid": bool (B,)}
 
-Sources: `digits`, `photos`, `shapes` and `fundus` need nothing; `idx`, `folder`, `paired`, `fundus_folder`, `arrayrecord` read `data.path`; `tfds`
-reads `data.name` from `data.path`.
+Sources: `digits`, `photos`, `shapes`, `fundus` and `phantoms` need nothing; `idx`, `folder`, `paired`, `fundus_folder`, `volumes`, `arrayrecord` read
+`data.path`; `tfds` reads `data.name` from `data.path`. `phantoms` and `volumes` are 3-D: `volume` (B, D, H, W, C) for `image`, cut by `Patch`.
 Importing this package loads neither grain nor tensorflow_datasets nor scikit-learn; a source loads what it needs when it is opened.
 """
 
@@ -15,11 +15,12 @@ from typing import Any
 
 from jaxvision.data.decode import Decode
 from jaxvision.data.folder import TEST_SHARE, files_source
+from jaxvision.data.patches import Patch
 from jaxvision.data.source import ArraySource, Source, Unreadable
 from jaxvision.data.stream import EvalStream, TrainStream
 from jaxvision.errors import ConfigError, nearest
 
-__all__ = ["SOURCES", "ArraySource", "Decode", "EvalStream", "Source", "TrainStream", "Unreadable", "files_source", "open_source"]
+__all__ = ["SOURCES", "ArraySource", "Decode", "EvalStream", "Patch", "Source", "TrainStream", "Unreadable", "files_source", "open_source"]
 
 
 def _of(module: str, function: str) -> Callable[..., Source]:
@@ -31,6 +32,12 @@ def _shapes(data: Mapping[str, Any], split: str, seed: int) -> Source:
     return _of("shapes", "open_shapes")(
         split, count if split == "train" else max(1, count // 4), tuple(data.get("size", (64, 64))), data.get("max_boxes", None) or 4, seed
     )
+
+
+def _phantoms(data: Mapping[str, Any], split: str, seed: int) -> Source:
+    count = data.get("count", 2048)
+    own = count if split == "train" else max(1, count // 4)
+    return _of("phantoms", "open_phantoms")(split, own, tuple(data.get("size", ())), data.get("name", None) or "organs", seed)
 
 
 def _share(data: Mapping[str, Any]) -> float:
@@ -53,6 +60,8 @@ SOURCES: dict[str, Callable[[Mapping[str, Any], str, int], Source]] = {
         data.get("path", None), split, _share(data), seed, data.get("name", None) or "field_of_view"
     ),
     "photos": lambda data, split, seed: _of("photos", "open_photos")(split, tuple(data.get("size", (64, 64)))),
+    "phantoms": _phantoms,
+    "volumes": lambda data, split, seed: _of("volumes", "open_volumes")(data, split, _share(data), seed),
     "idx": lambda data, split, seed: _of("idx", "open_idx")(data.get("path", None), split),
 }
 

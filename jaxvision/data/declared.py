@@ -65,7 +65,8 @@ class DeclaredSource:
         return self._length
 
     def record(self, i: int) -> dict[str, Any]:
-        return {"image": np.zeros(self._shape, np.uint8), **{name: COLUMNS[name](self._shape[:-1]) for name in self._columns}}
+        blank = {"volume": np.zeros(self._shape, np.float32)} if len(self._shape) == 4 else {"image": np.zeros(self._shape, np.uint8)}
+        return {**blank, **{name: COLUMNS[name](self._shape[:-1]) for name in self._columns}}
 
     def name_of(self, i: int) -> str:
         return f"{self._name}[{i}]"
@@ -76,7 +77,7 @@ def declared_source(data: Mapping[str, Any], split: str, shape: tuple[int, ...])
 
     Args:
       split: "train" or "test".
-      shape: of a picture, (height, width, channels).
+      shape: of a picture, (height, width, channels), or of a volume, (depth, height, width, channels).
 
     Raises ConfigError, naming the keys to give, where neither the config nor FACTS says how many classes or examples there are.
     """

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxvision.data import order, workers
 from jaxvision.data.decode import RANDOMS, Decode, decode, fit_columns
+from jaxvision.data.patches import Patch, cut_patch
 from jaxvision.data.source import Source, Unreadable
 from jaxvision.errors import ConfigError, DataError, nearest
 
@@ -29,7 +30,7 @@ class _Loader:
     """Batch number -> (arrays, [(name, why)] of unreadable records). Sent to worker processes, so it holds no threads until it is used."""
 
     source: Source
-    image: Decode
+    image: Decode | Patch
     order: order.Order
     training: bool
     start: int  # draw of row 0 of this process in batch 0
@@ -46,7 +47,8 @@ class _Loader:
     def _read(self, draw: int, example: int) -> dict[str, Any] | Unreadable:
         randoms = order.uniforms(self.order.seed, draw, RANDOMS) if self.training else None
         try:
-            return decode(self.source.record(example), self.image, self.source.name_of(example), randoms)
+            read = cut_patch if isinstance(self.image, Patch) else decode
+            return read(self.source.record(example), self.image, self.source.name_of(example), randoms)
         except Unreadable as error:
             return error
 
@@ -145,7 +147,7 @@ class TrainStream(_Stream):
     Args:
       source: the examples.
       batch_size: of the global batch; divides by process_count.
-      image: how records are decoded.
+      image: how records are decoded, or volumes cut.
       seed: of the permutations and crops.
       position: examples drawn before, globally: the `position` of the stream that this one continues.
       epoch_shuffle: False walks the source in its own order.
@@ -167,7 +169,7 @@ class TrainStream(_Stream):
         source: Source,
         *,
         batch_size: int,
-        image: Decode,
+        image: Decode | Patch,
         seed: int,
         position: int = 0,
         epoch_shuffle: bool = True,
@@ -208,7 +210,7 @@ class EvalStream(_Stream):
         source: Source,
         *,
         batch_size: int,
-        image: Decode,
+        image: Decode | Patch,
         process_index: int = 0,
         process_count: int = 1,
         workers: int | None = None,

@@ -6,6 +6,14 @@ from typing import Any
 
 from jaxvision.errors import ConfigError, nearest
 
+# Files of this folder that hold no task.
+_NO_TASKS = {
+    *("base", "metrics", "state"),
+    *("restore/flow", "restore/quality"),
+    *("segment/measures", "segment/pictures"),
+    *("ssl/contrastive", "ssl/pretrain"),
+}
+
 
 def make_task(config: Any, problem: Any):
     """The task of config.task.name: a file of this folder ("classify", "ssl/dino"), or "package.module:Class" for one's own.
@@ -29,4 +37,4 @@ def list_tasks() -> list[str]:
     """Names that config.task.name takes."""
     found = pkgutil.walk_packages(__path__, f"{__name__}.")
     names = [module.name.removeprefix(f"{__name__}.").replace(".", "/") for module in found if not module.ispkg]
-    return sorted(set(names) - {"base", "metrics", "state", "restore/flow", "restore/quality", "ssl/contrastive", "ssl/pretrain"})
+    return sorted(set(names) - _NO_TASKS)

@@ -61,6 +61,10 @@ DEFAULTS: dict[str, Any] = {
         "count": 2048,  # of procedural pictures
         "size": (64, 64),  # of procedural pictures
         "max_boxes": None,
+        "spacing": None,  # of volumes: millimetres along depth, height and width that all are resampled to; None: each its own
+        "intensity": "none",  # of volumes, see data/scans.py: "zscore", "foreground_zscore", ("clip", low, high)
+        "balance": 1 / 3,  # share of the patches of volumes that hold a class drawn first, see data/patches.py
+        "cache": "~/.cache/jaxvision/volumes",  # prepared volumes; "" for none
         "classes": None,  # their number, and the three below: what preflight takes for data that are not there, see data/declared.py
         "train_size": None,  # examples
         "test_size": None,
@@ -152,7 +156,7 @@ def _like(name: str, old: Any, new: Any) -> Any:
         return new
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         return float(new)
-    if name in ("image_size", "mesh.rules") or name.startswith("optim."):
+    if name in ("image_size", "mesh.rules", "data.intensity") or name.startswith("optim."):
         return new
     raise ConfigError(f"config key {name!r} takes a {type(old).__name__} such as {old!r}, got {new!r}")
 

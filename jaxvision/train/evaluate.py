@@ -10,14 +10,16 @@ from jaxvision.tasks.state import TrainState
 from jaxvision.train.feed import Feed
 from jaxvision.train.mesh import batch_sharding
 from jaxvision.train.setup import Executables
+from jaxvision.train.windows import run_whole
 
 
 def evaluate(executables: Executables, carry: TrainState, frozen: Any, splits: Sequence[str] = ("test",)) -> tuple[dict, dict]:
     """(metrics, tables): flat floats such as "test/accuracy", and matrices such as "test/confusion" for drawing."""
     setup = executables.setup
     metrics, tables, rows = {}, {}, {}
+    run = run_split if setup.task.windows is None else run_whole
     for split in splits:
-        sums, rows[split], unreadable = run_split(executables, carry, frozen, split)
+        sums, rows[split], unreadable = run(executables, carry, frozen, split)
         metrics |= {f"{split}/{name}": float(value / max(count, 1e-9)) for name, (value, count) in sums.items()}
         if unreadable:
             metrics[f"{split}/unreadable"] = float(unreadable)

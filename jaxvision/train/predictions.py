@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, Num, UInt8
 
 from jaxvision.errors import DataError
+from jaxvision.tasks.segment.pictures import voc_palette
 from jaxvision.train.writers import replace_file
 
 
@@ -69,13 +70,8 @@ def write_mask(path: str | os.PathLike, mask: Integer[np.ndarray, "h w"]) -> Non
     if mask.max(initial=0) > 255:
         return _save_png(path, Image.fromarray(mask.astype(np.uint16)))
     picture = Image.fromarray(mask.astype(np.uint8))
-    picture.putpalette(_palette())
+    picture.putpalette(voc_palette().ravel().tolist())
     _save_png(path, picture)
-
-
-def _palette() -> list[int]:
-    """The colours of PASCAL VOC's masks, 256 of them: bit i of each of r, g, b is taken from bits 3i, 3i+1, 3i+2 of the class, high bits first."""
-    return [sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for index in range(256) for channel in range(3)]
 
 
 def _save_png(path: str | os.PathLike, picture) -> None:

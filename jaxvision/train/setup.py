@@ -105,6 +105,8 @@ def enable_compilation_cache(config: Any) -> None:
 
 
 def make_decode(config: Any, channels: int, crop_share: float) -> Any:
+    if len(config.image_size) == 3:
+        return data_room.Patch(tuple(config.image_size), config.data.balance)
     return data_room.Decode(
         image_size=tuple(config.image_size),
         crop=config.data.crop,
@@ -172,7 +174,7 @@ def set_up(
     networks, noted = load_frozen(config, roots or {}, *frozen)
     problem = Problem(
         classes=tuple(classes if classes is not None else first.classes),
-        channels=int(shapes["image"].shape[-1]) if "image" in shapes else channels,
+        channels=next((int(shapes[name].shape[-1]) for name in ("image", "volume") if name in shapes), channels),
         train_size=train_size,
         total_steps=phases[-1].stop,
         steps_per_epoch=train_size / config.batch_size,
@@ -267,8 +269,11 @@ class Executables:
         for static in setup.task.statics:
             yield ("train", layout, static), self.train_step.lower(carry, frozen, arrays, layout, static)
         if evaluation:
-            arrays, layout = batch_like(_batched(setup.shapes, setup.eval_batch_size), batch_sharding(setup.mesh))
-            yield ("eval", layout), self.eval_step.lower(carry, frozen, arrays, layout)
+            shapes, step = setup.shapes, self.eval_step
+            if setup.task.windows is not None:
+                shapes, step = {name: shapes[name] for name in ("volume", "index", "valid")}, self.predict
+            arrays, layout = batch_like(_batched(shapes, setup.eval_batch_size), batch_sharding(setup.mesh))
+            yield ("eval", layout), step.lower(carry, frozen, arrays, layout)
 
     def compile(self, evaluation: bool = True) -> None:
         """Compiles the programs of `lowered`; `train` and `evaluate` use them from then on."""
