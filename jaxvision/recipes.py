@@ -63,3 +63,37 @@ def digits(model: dict, **changes) -> ConfigDict:
         }
     )
     return changed(config, changes)
+
+
+# How a self-supervised backbone is judged: stages that start from the stage `source`, each on a share of the labels if asked ("data.limit": 0.01).
+
+
+def linear_probe(source: str = "pretrain", name: str = "linear", **changes) -> tuple[str, dict]:
+    """A stage that trains a classifier on the frozen backbone: 30 epochs of SGD with momentum at 0.1 x batch / 256, without decay.
+
+    `changes` are dotted keys with two underscores for the dot: `data__limit=0.1`, `optim__lr=0.3`, `epochs=100`.
+    """
+    optim = {"name": "momentum", "lr": 0.1, "lr_batch": 256, "weight_decay": 0.0, "schedule": "cosine", "warmup": 0, "ema": None, "clip": None}
+    return name, {"task.name": "probe", "epochs": 30, "steps": None, **_backbone(source), **_dotted("optim", optim), **_spelled(changes)}
+
+
+def nearest_neighbours(source: str = "pretrain", name: str = "knn", **changes) -> tuple[str, dict]:
+    """A stage that trains nothing: the weighted vote of the 20 nearest training pictures."""
+    return name, {"task.name": "knn", "epochs": None, "steps": 1, "optim.ema": None, **_backbone(source), **_spelled(changes)}
+
+
+def finetuned(source: str = "pretrain", name: str = "finetune", **changes) -> tuple[str, dict]:
+    """A stage that trains all of the network with a new classifier; its optimizer is the config's unless `changes` say otherwise."""
+    return name, {"task.name": "classify", **_backbone(source), **_spelled(changes)}
+
+
+def _backbone(source: str) -> dict:
+    return {"init_from": f"stage:{source}", "init_branch": "backbone", "reinit_head": True}
+
+
+def _dotted(section: str, values: dict) -> dict:
+    return {f"{section}.{key}": value for key, value in values.items()}
+
+
+def _spelled(changes: dict) -> dict:
+    return {key.replace("__", "."): value for key, value in changes.items()}

@@ -7,6 +7,7 @@ import pytest
 from jaxvision.errors import ConfigError
 from jaxvision.models.registry import variant_of
 from jaxvision.train.config import load_config
+from jaxvision.train.stages import stage_configs
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
@@ -45,7 +46,34 @@ def test_d_former_s_variants_are_complete():
     assert demo.data.source == "phantoms" and demo.image_size == (16, 32, 32)
 
 
-@pytest.mark.parametrize("spec", ["inception_v4.py:v5", "fast_scaling.py:efficientnet,wg", "dr_resnet.py:demo,nil", "dr_resnet.py:full,none"])
+ABSENT = ["inception_v4.py:v5", "fast_scaling.py:efficientnet,wg", "dr_resnet.py:demo,nil", "dr_resnet.py:full,none", "dcl.py:demo,nce"]
+
+
+@pytest.mark.parametrize("spec", [*ABSENT, "surgical_ssl.py:mocov2"])
 def test_a_variant_that_is_not_there_is_one_line(spec):
     with pytest.raises(ConfigError, match=spec.split(":")[0]):
         load(spec)
+
+
+@pytest.mark.parametrize("variant", ["demo", "demo,info_nce", "full", "full,dclw", "large", "cifar10", "moco"])
+def test_dcl_s_variants_pre_train_and_probe_what_they_learned(variant):
+    config = load(f"dcl.py:{variant}")
+    (first, pretrain), (_, probe) = stage_configs(config)[:: len(config.stages) - 1]
+    assert first == "pretrain" and pretrain.task.name in ("ssl/dcl", "ssl/moco")
+    assert (probe.task.name, probe.init_from, probe.init_branch) == ("probe", "stage:pretrain", "backbone")
+
+
+def test_the_surgical_study_s_methods_share_views_and_optimizer_and_differ_in_the_rest():
+    found = {method: dict(stage_configs(load(f"surgical_ssl.py:{method}"))) for method in ("full", "simclr", "swav", "dino")}
+    for stages in found.values():
+        pretrain, optim = stages["pretrain"], stages["pretrain"].optim
+        assert (optim.name, optim.lr, optim.lr_batch, optim.weight_decay, pretrain.batch_size, pretrain.epochs) == ("larc", 0.1, 256, 1e-6, 256, 60)
+        assert pretrain.augment.randaugment[0] == "rand-m8-mstd0.5-inc1" and pretrain.task.view_size == (224, 224)
+        assert [stages[name].data.limit for name in ("phases_12", "phases_25", "phases")] == [0.125, 0.25, None]
+    assert (found["full"]["pretrain"].task.queue, found["simclr"]["pretrain"].task.groups) == (65536, 4)
+    assert (found["swav"]["pretrain"].task.freeze, found["dino"]["pretrain"].task.warmup) == (313, 7500)
+
+
+@pytest.mark.parametrize("variant", ["moco_imagenet", "simclr_imagenet", "swav_imagenet", "dino_imagenet", "dino_imagenet_vit"])
+def test_the_originals_are_complete(variant):
+    assert variant_of(dict(stage_configs(load(f"surgical_ssl.py:{variant}")))["linear"].model.name)

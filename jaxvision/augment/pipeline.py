@@ -111,9 +111,10 @@ def make_augment(
     """Reads `config.augment`; a key that is absent, None, False or 0 is off.
 
     flip: True (a half) or a probability. pad_crop: pixels, or (pixels, "reflect"). color_jitter: one strength for brightness, contrast and
-    saturation, or three, or four with hue. randaugment: a string such as "rand-m9-mstd0.5-inc1". erasing: a probability, or (probability, mode)
-    with mode "const", "rand" or "pixel" (default). mixup, cutmix: alphas. patch_mixing: an alpha (the paper's: 0.3), or the alpha and then
-    the grids' sides, (0.3, 7, 14); one side, 7, without them. mix_prob, switch_prob: probabilities. size, crop: a phase's.
+    saturation, or three, or four with hue. randaugment: a string such as "rand-m9-mstd0.5-inc1", or a pair of
+    it and the operations that are drawn from. erasing: a probability, or (probability, mode) with mode "const", "rand" or "pixel" (default). mixup,
+    cutmix: alphas. patch_mixing: an alpha (the paper's: 0.3), or the alpha and then the grids' sides, (0.3, 7, 14); one side, 7, without them.
+    mix_prob, switch_prob: probabilities. size, crop: a phase's.
 
     Raises:
       ConfigError: an unknown key, or a value outside its range.
@@ -174,7 +175,7 @@ def _read_jitter(key: str, value: Any) -> tuple[float, ...]:
 
 
 def _read_randaugment(key: str, value: Any) -> RandAugment | None:
-    return parse(value) if value else None
+    return parse(*((value,) if isinstance(value, str) else value)) if value else None
 
 
 def _read_erasing(key: str, value: Any) -> tuple[float, str]:

@@ -24,8 +24,9 @@ from jaxvision.nn.blocks import make_blocks, quarters, run_blocks
 from jaxvision.nn.mlp import ACTIVATIONS, Mlp, gelu
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchEmbed, patch_grid
-from jaxvision.nn.position import sincos_2d
+from jaxvision.nn.position import resize_position, sincos_2d
 from jaxvision.nn.regularize import DropPath, LayerScale
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 
 # What the published code starts training from: patch kernel, block kernels, biases of the MLP, class token, head.
@@ -71,7 +72,7 @@ class Block(nn.Module):
             y = branch(LayerNorm(name=f"norm{i}", **types)(x), train=train)
             if self.layer_scale is not None:
                 y = LayerScale(self.layer_scale, name=f"ls{i}", **types)(y)
-            x = x + DropPath(name=f"drop_path{i}")(y, train=train, rate=rate)
+            x = residual(x, DropPath(name=f"drop_path{i}")(y, train=train, rate=rate))
         tap(self, "out", lambda: x)
         return x
 
@@ -94,6 +95,8 @@ class VisionTransformer(nn.Module):
       activation: "gelu" (exact), "gelu_tanh" or "relu".
       initializer: "jax" or "deit", see INITIALIZERS.
       remat: recompute each block in the backward pass.
+      dynamic_size: an image of another size has the position table brought to its grid at every call (bicubic), for several sizes at once; without,
+        it is an error.
       scan: one traced block for all; parameters lie under `blocks` with a leading axis of length `depth` instead of under `blocks_<i>`
         (models/scanned.py converts; checkpoints are converted when they are read or written). Compiles faster, runs slower.
     """
@@ -120,6 +123,7 @@ class VisionTransformer(nn.Module):
     activation: str = "gelu"
     initializer: str = "jax"
     remat: bool = False
+    dynamic_size: bool = False
     scan: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -182,9 +186,12 @@ class VisionTransformer(nn.Module):
             table = jnp.asarray(sincos_2d(rows, columns, self.dim))[None]
         elif size == wanted:
             table = self.pos_embed
+        elif self.dynamic_size:
+            table = resize_position(self.pos_embed, patch_grid(wanted, self.patch), (rows, columns), self.position_prefix)
         else:
             raise ModelError(
-                f"the position table is made for images of {wanted[0]}x{wanted[1]}, got {size[0]}x{size[1]}: create the model with image_size={size}"
+                f"the position table is made for images of {wanted[0]}x{wanted[1]}, got {size[0]}x{size[1]}: create the model with image_size={size} "
+                "or dynamic_size=True"
             )
         table = table.astype(self.dtype)
         tokens = ([self.cls_token] if self.class_token else []) + ([self.dist_token] if self.distilled else [])

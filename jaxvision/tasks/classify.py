@@ -1,5 +1,6 @@
 """Supervised classification: one label (or a vector of label shares) an image."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +22,10 @@ def softmax_loss(logits, target):
     return optax.softmax_cross_entropy(logits, target)
 
 
-def sigmoid_loss(logits, target):
-    """Sum over classes of binary cross-entropies (Beyer et al. 2020, arXiv 2006.07159)."""
-    return optax.sigmoid_binary_cross_entropy(logits, target).sum(-1)
+def sigmoid_loss(logits, target, positive=1.0):
+    """Sum over classes of binary cross-entropies (Beyer et al. 2020, arXiv 2006.07159); `positive` weighs the presence of each class."""
+    present, absent = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    return -(positive * target * present + (1 - target) * absent).sum(-1)
 
 
 LOSSES = {"softmax": softmax_loss, "sigmoid": sigmoid_loss}
@@ -31,20 +33,24 @@ SCORES = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}
 # What config.task.metrics may name: from the rows of the test split and the number of classes.
 METRICS = {
     "auc": lambda rows, classes: metrics.macro_auc(rows.get("target", np.eye(classes)[rows["label"]]) > 0.5, rows["scores"]),
+    "map": lambda rows, classes: metrics.mean_average_precision(rows.get("target", np.eye(classes)[rows["label"]]) > 0.5, rows["scores"]),
     "kappa": lambda rows, classes: metrics.quadratic_kappa(rows["label"], rows["predicted"], classes),
 }
 
 
 class Classify(Task):
-    """Keys of config.task: `loss` ("softmax" or "sigmoid"), `label_smoothing`, `metrics`, `auxiliary`.
+    """Keys of config.task: `loss` ("softmax" or "sigmoid"), `label_smoothing`, `metrics`, `auxiliary`, `positive_weights`.
+
+    `positive_weights` are the sigmoid loss's, one a class: how much its presence counts where it is rare.
 
     `auxiliary` is the weight of the same loss on the logits that the model sows into its collection "auxiliary" (0.4 for the Inceptions).
 
     `metrics` adds figures of the whole test split: "auc", the area under the ROC curve, one class against the rest, mean over classes (of labels
-    that do not exclude each other too); "kappa", Cohen's with quadratic weights, for classes that are ordered.
+    that do not exclude each other too); "map", the mean over classes of average precision; "kappa", Cohen's with quadratic weights, for classes
+    that are ordered.
     """
 
-    KEYS = ("name", "loss", "label_smoothing", "metrics", "auxiliary")
+    KEYS = ("name", "loss", "label_smoothing", "metrics", "auxiliary", "positive_weights")
 
     def __init__(self, config, problem):
         for key in config.task:
@@ -57,6 +63,11 @@ class Classify(Task):
             raise ConfigError(f"task.loss {name!r} is unknown; {nearest(name, LOSSES)}")
         self.per_example_loss, self.score, self.label_smoothing = LOSSES[name], SCORES[name], config.task.get("label_smoothing", 0.0)
         self.auxiliary = config.task.get("auxiliary", 0.0)
+        if weights := tuple(config.task.get("positive_weights", ())):
+            if name != "sigmoid" or len(weights) != len(problem.classes):
+                count = len(problem.classes)
+                raise ConfigError(f"task.positive_weights: {len(weights)} numbers; task.loss='sigmoid' takes one for each of {count} classes")
+            self.per_example_loss = functools.partial(sigmoid_loss, positive=np.asarray(weights, np.float32))
         self.metrics = tuple(config.task.get("metrics", ()))
         for metric in self.metrics:
             if metric not in METRICS:
@@ -99,7 +110,7 @@ class Classify(Task):
         if len(self.problem.classes) > 10:
             sums["top5"] = total((jax.lax.top_k(logits, 5)[1] == label[:, None]).any(-1), weight)
         rows = {"label": label, "predicted": logits.argmax(-1)}
-        if len(self.problem.classes) <= WHOLE_SCORES or "auc" in self.metrics:
+        if len(self.problem.classes) <= WHOLE_SCORES or {"auc", "map"} & set(self.metrics):
             rows["scores"] = self.score(logits)
         if batch["label"].ndim == 2:
             rows["target"] = batch["target"]

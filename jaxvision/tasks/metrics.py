@@ -27,6 +27,19 @@ def macro_auc(target: Bool[np.ndarray, "n k"], scores: Float[np.ndarray, "n k"])
     return float(np.nanmean(areas))
 
 
+def mean_average_precision(target: Bool[np.ndarray, "n k"], scores: Float[np.ndarray, "n k"]) -> float:
+    """Mean over classes of the area below precision against recall, in steps; classes that never occur are left out.
+
+    Raises DataError when none occurs.
+    """
+    from sklearn.metrics import average_precision_score
+
+    present = [k for k in range(target.shape[1]) if target[:, k].any()]
+    if not present:
+        raise DataError("average precision needs examples of a class; the test data have none of any class")
+    return float(np.mean([average_precision_score(target[:, k], scores[:, k]) for k in present]))
+
+
 def quadratic_kappa(label: Int[np.ndarray, "n"], predicted: Int[np.ndarray, "n"], classes: int) -> float:
     """Cohen's kappa with quadratic weights, of ordered classes 0 … classes - 1: 1 is agreement, 0 what chance gives.
 

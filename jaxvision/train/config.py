@@ -45,7 +45,8 @@ DEFAULTS: dict[str, Any] = {
         "name": "",
         "train": "train",
         "test": "test",
-        "limit": None,  # first N training examples of the source
+        "limit": None,  # so many training examples of the source, or a share below 1
+        "limit_seed": 0,  # which ones
         "test_share": 0.2,
         "workers": None,
         "prefetch": 2,

@@ -161,7 +161,7 @@ def set_up(
     if sources is None:
         sources = {split: data_room.open_source(config.data, split, seed=config.seed) for split in ("train", "test")}
         if config.data.limit is not None:
-            sources["train"] = limited(sources["train"], config.data.limit)
+            sources["train"] = limited(sources["train"], config.data.limit, config.data.limit_seed)
     first = next(iter(sources.values()))
     channels = config.data.channels or len(config.data.mean or variant.mean)
     crop_share = config.data.eval_crop if config.data.eval_crop is not None else variant.crop

@@ -92,3 +92,12 @@ def test_labels_that_do_not_exclude_each_other_are_scored_by_sigmoids_class_by_c
     np.testing.assert_allclose(rows["scores"], 1 / (1 + np.exp(-logits)), rtol=1e-5)
     expected = metrics.macro_auc(label, logits)
     assert task.summarize({"test": {name: np.asarray(row) for name, row in rows.items()}}, tuple("abcde"))["auc"] == pytest.approx(expected)
+
+
+def test_average_precision_is_the_mean_over_the_classes_that_occur():
+    target = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0]], bool)
+    scores = np.array([[0.9, 0.1, 0.2], [0.8, 0.2, 0.1], [0.7, 0.3, 0.3]])
+    # Class 0: precision 1 at recall 1/2, 2/3 at recall 1. Class 1: 1/2 at recall 1. Class 2 never occurs.
+    assert metrics.mean_average_precision(target, scores) == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
+    with pytest.raises(DataError, match="none of any class"):
+        metrics.mean_average_precision(np.zeros((3, 2), bool), scores[:, :2])

@@ -16,11 +16,10 @@ from jaxvision.errors import ConfigError
 
 
 class Terms(NamedTuple):
-    """s+ and log U of every anchor; and of pairs log U apart by the negatives' view, the anchor's own and the other."""
+    """s+ and log U of every anchor."""
 
     positive: Float[Array, "..."]
     negative: Float[Array, "..."]
-    apart: tuple[Float[Array, "..."], Float[Array, "..."]] | None = None
 
 
 def pairs(z: Float[Array, "b 2 d"], temperature: float, groups: int = 1) -> Terms:
@@ -45,11 +44,10 @@ def pairs(z: Float[Array, "b 2 d"], temperature: float, groups: int = 1) -> Term
 def pairs_of_all(z: Float[Array, "g b 2 d"], temperature: float) -> Terms:
     """`pairs` of each group."""
     scores = jnp.einsum("gikd,gjld->gikjl", z, z, precision="highest") / temperature
-    itself = jnp.eye(z.shape[1], dtype=bool)[:, None, :]
-    sums = [jax.nn.logsumexp(jnp.where(itself, -jnp.inf, scores[..., view]), axis=-1) for view in (0, 1)]
-    own, other = (jnp.stack([sums[k ^ flip][:, :, k] for k in (0, 1)], axis=-1) for flip in (0, 1))
+    itself = jnp.eye(z.shape[1], dtype=bool)[:, None, :, None]
+    negative = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, scores), axis=(-2, -1))
     positive = (z[:, :, 0] * z[:, :, 1]).sum(-1)[..., None] / temperature
-    return Terms(jnp.broadcast_to(positive, own.shape), jnp.logaddexp(own, other), (own, other))
+    return Terms(jnp.broadcast_to(positive, negative.shape), negative)
 
 
 def against_queue(
@@ -68,11 +66,6 @@ def info_nce(terms: Terms) -> Float[Array, "..."]:
 def decoupled(terms: Terms, weight: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
     """-w s+ + log U. It has no lower bound of 0."""
     return terms.negative - weight * terms.positive
-
-
-def decoupled_apart(terms: Terms, weight: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    """What lightly's DCLLoss has in place of log U: the logarithms of its two halves, added."""
-    return sum(terms.apart) - weight * terms.positive
 
 
 def coupling(terms: Terms) -> Float[Array, "..."]:

@@ -97,7 +97,7 @@ def _sources(config: Any, notes: list[str]) -> dict[str, Any]:
             note = f"data: {config.data.source} cannot be opened here; taken as declared"
             notes.extend([note] if note not in notes else [])
     if config.data.limit is not None:
-        sources["train"] = limited(sources["train"], config.data.limit)
+        sources["train"] = limited(sources["train"], config.data.limit, config.data.limit_seed)
     return sources
 
 
