@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxvision.errors import ModelError
 from jaxvision.kernels.dense import dense
 from jaxvision.nn.norm import LayerNorm
+from jaxvision.nn.wide import add_bias
 
 
 def patch_grid(image_size: tuple[int, int], patch: int | tuple[int, int]) -> tuple[int, int]:
@@ -51,7 +52,7 @@ class PatchProjection(nn.Module):
         x = x.astype(self.dtype).reshape(batch, rows, p, columns, q, channels).transpose(0, 1, 3, 2, 4, 5)
         y = dense(x.reshape(batch, rows, columns, p * q * channels), kernel.reshape(p * q * channels, self.dim))
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (self.dim,), self.param_dtype).astype(self.dtype)
+            y = add_bias(y, self.param("bias", self.bias_init, (self.dim,), self.param_dtype))
         return y
 
 

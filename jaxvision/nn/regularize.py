@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxvision.nn.wide import scale_by
+
 
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016, arXiv 1603.09382): drops a residual branch for whole examples, and scales the kept ones by 1/(1-rate).
@@ -36,7 +38,7 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         gamma = self.param("gamma", nn.initializers.constant(self.init), (x.shape[-1],), self.param_dtype)
-        return x * gamma.astype(self.dtype)
+        return scale_by(x.astype(self.dtype), gamma)
 
 
 def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
