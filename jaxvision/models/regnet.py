@@ -25,6 +25,8 @@ from jaxvision.nn.conv_norm import ConvNorm
 from jaxvision.nn.inverted_residual import round_width
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.regularize import DropPath, drop_path_rates
+from jaxvision.nn.residual import residual
+from jaxvision.nn.resizing import resizable
 from jaxvision.nn.squeeze_excite import SqueezeExcite
 from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
@@ -62,17 +64,17 @@ class Block(nn.Module):
         y = self.unit(self.inner, 1, 1, activation=self.activation, name="conv1")(x, train)
         options = (("groups", groups), ("kernel_init", init))
         y = self.unit(self.inner, 3, self.strides, activation=self.activation, conv_options=options, name="conv2")(y, train)
-        if self.reduced:
+        if resizable(self, "squeeze", self.reduced > 0):
             dtypes = {key: self.unit.keywords["conv"].keywords[key] for key in ("dtype", "param_dtype")}
             y = SqueezeExcite(self.reduced, activation=self.reduced_activation, **dtypes, name="se")(y)
         norm = self.unit.keywords["norm"]
         last = functools.partial(norm, scale_init=nn.initializers.zeros) if self.zero_init else norm
         y = self.unit(self.features, 1, 1, norm=last, activation=None, name="conv3")(y, train)
-        if y.shape == x.shape:
-            y = x + DropPath(self.drop_path)(y, train=train)
+        if resizable(self, "skip", y.shape == x.shape):
+            y = residual(x, DropPath(self.drop_path)(y, train=train))
         elif self.project:
             x = self.unit(self.features, 1, self.strides, activation=None, name="downsample")(x, train)
-            y = x + DropPath(self.drop_path)(y, train=train)
+            y = residual(x, DropPath(self.drop_path)(y, train=train))
         y = y if self.linear else self.activation(y)
         tap(self, "out", lambda: y)
         return y

@@ -22,6 +22,8 @@ from jaxvision.nn.conv import Conv
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.pool import avg_pool, max_pool
 from jaxvision.nn.regularize import DropPath, drop_path_rates
+from jaxvision.nn.residual import residual
+from jaxvision.nn.resizing import resizable
 from jaxvision.nn.squeeze_excite import SqueezeExcite
 from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
@@ -67,9 +69,9 @@ class Block(nn.Module):
         if self.se:
             reduced = max(8, int(features / 16 + 4) // 8 * 8)
             y = SqueezeExcite(reduced, dtype=self.conv.keywords["dtype"], param_dtype=self.conv.keywords["param_dtype"], name="se")(y)
-        if self.strides != 1 or x.shape[-1] != features:
+        if resizable(self, "project", self.strides != 1 or x.shape[-1] != features):
             x = self.shortcut(x, features, train)
-        out = nn.relu(x + DropPath(self.drop_path)(y, train=train))
+        out = nn.relu(residual(x, DropPath(self.drop_path)(y, train=train)))
         tap(self, "out", lambda: out)
         return out
 

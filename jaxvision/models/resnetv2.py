@@ -24,6 +24,8 @@ from jaxvision.nn.group_norm import GroupNorm
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.pool import avg_pool, max_pool
 from jaxvision.nn.regularize import DropPath, drop_path_rates
+from jaxvision.nn.residual import residual
+from jaxvision.nn.resizing import resizable
 from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.standardized_conv import StandardizedConv
 from jaxvision.nn.taps import tap
@@ -62,12 +64,12 @@ class Block(nn.Module):
         else:
             y = nn.relu(self.norm(name="norm2")(self.conv(self.features, 3, self.strides, name="conv1")(y), train=train))
             y = last(self.features, 3, name="conv2")(y)
-        if self.project:
+        if resizable(self, "project", self.project):
             strides = self.strides
             if self.avg_down and strides > 1:
                 z, strides = avg_pool(z, 2, strides, ceil_mode=True), 1
             x = self.conv(self.features, 1, strides, name="downsample")(z)
-        out = x + DropPath(self.drop_path)(y, train=train)
+        out = residual(x, DropPath(self.drop_path)(y, train=train))
         tap(self, "out", lambda: out)
         return out
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxvision.kernels.attention import attention_weights, self_attention
 from jaxvision.kernels.dense import dense
 from jaxvision.nn.pointwise import Dense
+from jaxvision.nn.resizing import resizable
 from jaxvision.nn.taps import tap
 
 
@@ -25,8 +26,9 @@ class QKV(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> tuple[Float[Array, "... m"], Float[Array, "m"] | None]:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype) if self.use_bias else None
+        features = resizable(self, "features", self.features)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], features), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype).astype(self.dtype) if self.use_bias else None
         return dense(x.astype(self.dtype), kernel.astype(self.dtype)), bias
 
 
@@ -57,11 +59,12 @@ class Attention(nn.Module):
         dim = x.shape[-1]
         # Each of q, k, v has a d x d matrix: its fans are those of a square matrix, not of the fused one.
         def init(key, shape, dtype):
-            return jnp.concatenate([self.kernel_init(k, (dim, dim), dtype) for k in jax.random.split(key, 3)], axis=1)
+            width = shape[1] // 3
+            return jnp.concatenate([self.kernel_init(k, (dim, max(dim, width)), dtype)[:, :width] for k in jax.random.split(key, 3)], axis=1)
 
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        heads, dtypes = resizable(self, "heads", self.heads), {"dtype": self.dtype, "param_dtype": self.param_dtype}
         qkv, offset = QKV(3 * dim, self.qkv_bias, init, **dtypes, name="qkv")(x)
-        tap(self, "weights", lambda: weights_of(qkv, self.heads, bias, offset=offset))
-        y = self_attention(qkv, self.heads, bias, offset=offset)
+        tap(self, "weights", lambda: weights_of(qkv, heads, bias, offset=offset))
+        y = self_attention(qkv, heads, bias, offset=offset)
         y = Dense(dim, use_bias=self.proj_bias, kernel_init=self.kernel_init, **dtypes, name="proj")(y)
         return nn.Dropout(self.dropout)(y, deterministic=not train)

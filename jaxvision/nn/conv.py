@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxvision.kernels.conv import conv
 from jaxvision.kernels.depthwise_conv import depthwise_conv
 from jaxvision.kernels.grouped_conv import grouped_conv
+from jaxvision.nn.resizing import resizable
 
 
 class Conv(nn.Module):
@@ -36,10 +37,11 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         kernel_size, strides, dilation = _pair(self.kernel_size), _pair(self.strides), _pair(self.dilation)
         padding = explicit_padding(self.padding, kernel_size, dilation)
-        kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1] // self.groups, self.features), self.param_dtype)
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), strides, padding, dilation, self.groups)
+        features, groups = resizable(self, "features", self.features), resizable(self, "groups", self.groups)
+        kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1] // groups, features), self.param_dtype)
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), strides, padding, dilation, groups)
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (self.features,), self.param_dtype).astype(self.dtype)
+            y = y + self.param("bias", self.bias_init, (features,), self.param_dtype).astype(self.dtype)
         return y
 
 

@@ -10,6 +10,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.nn.regularize import DropPath
+from jaxvision.nn.residual import residual
+from jaxvision.nn.resizing import resizable
 from jaxvision.nn.squeeze_excite import SqueezeExcite
 
 # He's fan-out rule counts the outputs that one input reaches, which in a depthwise convolution is the window alone.
@@ -44,8 +46,8 @@ class DepthwiseSeparable(nn.Module):
         y = self.norm(name="bn2")(self.conv(self.features, 1, name="conv_pw")(y), train=train)
         if self.last_activation:
             y = self.activation(y)
-        if self.skip and y.shape == x.shape:
-            return x + DropPath(self.drop_path)(y, train=train)
+        if resizable(self, "skip", self.skip and y.shape == x.shape):
+            return residual(x, DropPath(self.drop_path)(y, train=train))
         return y
 
 
@@ -65,17 +67,17 @@ class InvertedResidual(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 d"]:
         y = self.activation(self.norm(name="bn1")(self.conv(self.expanded, 1, name="conv_pw")(x), train=train))
-        y = self.conv(self.expanded, self.kernel_size, self.strides, groups=self.expanded, kernel_init=depthwise_init, name="conv_dw")(y)
+        y = self.conv(y.shape[-1], self.kernel_size, self.strides, groups=y.shape[-1], kernel_init=depthwise_init, name="conv_dw")(y)
         y = self.activation(self.norm(name="bn2")(y, train=train))
         y = _squeeze_excite(self, y)
         y = self.norm(name="bn3")(self.conv(self.features, 1, name="conv_pwl")(y), train=train)
-        if y.shape == x.shape:
-            return x + DropPath(self.drop_path)(y, train=train)
+        if resizable(self, "skip", y.shape == x.shape):
+            return residual(x, DropPath(self.drop_path)(y, train=train))
         return y
 
 
 def _squeeze_excite(block: DepthwiseSeparable | InvertedResidual, y):
-    if not block.reduced:
+    if not resizable(block, "squeeze", block.reduced > 0):
         return y
     dtypes = {key: block.conv.keywords[key] for key in ("dtype", "param_dtype")}
     names = ("conv_reduce", "conv_expand")

@@ -9,6 +9,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.kernels.dense import dense
+from jaxvision.nn.resizing import resizable
+from jaxvision.nn.wide import add_bias
 
 
 class Pointwise(nn.Module):
@@ -28,11 +30,11 @@ class Pointwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
-        shape = (x.shape[-1], self.features)
+        shape = (x.shape[-1], resizable(self, "features", self.features))
         kernel = self.param("kernel", self.kernel_init, (1, 1, *shape) if self.as_conv else shape, self.param_dtype)
         y = dense(x.astype(self.dtype), kernel.reshape(shape).astype(self.dtype))
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (self.features,), self.param_dtype).astype(self.dtype)
+            y = add_bias(y, self.param("bias", self.bias_init, shape[1:], self.param_dtype))
         return y
 
 
