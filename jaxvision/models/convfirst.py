@@ -23,6 +23,7 @@ from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.regularize import DropPath, drop_path_rates
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 
 BLOCKS = ("convfirst", "mbconv", "convnext")
@@ -68,7 +69,7 @@ class Residual(nn.Module):
         y = nn.silu(pointwise(y, wide, "expand"))
         y = nn.silu(spatial(y)) if self.layers == "mbconv" else y
         y = pointwise(y, self.features, "project")
-        out = x + DropPath(self.drop_path)(y, train=train) if self.features == dim and self.strides == 1 else y
+        out = residual(x, DropPath(self.drop_path)(y, train=train)) if self.features == dim and self.strides == 1 else y
         tap(self, "out", lambda: out)
         return out
 

@@ -28,6 +28,7 @@ from jaxvision.nn.patch import PatchEmbed, patch_grid
 from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.position import resize_position
 from jaxvision.nn.regularize import DropPath, drop_path_rates
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 
 init = nn.initializers.truncated_normal(0.02)
@@ -108,7 +109,7 @@ class Block(nn.Module):
         )
         for i, branch in enumerate((self.attention(name="attn"), mlp), 1):
             y = branch(LayerNorm(name=f"norm{i}", **types)(x), train=train)
-            x = x + DropPath(self.drop_path, name=f"drop_path{i}")(y, train=train)
+            x = residual(x, DropPath(self.drop_path, name=f"drop_path{i}")(y, train=train))
         tap(self, "out", lambda: x)
         return x
 

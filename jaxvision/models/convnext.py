@@ -26,6 +26,7 @@ from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchProjection, whole_patches
 from jaxvision.nn.pointwise import Pointwise
 from jaxvision.nn.regularize import DropPath, LayerScale, drop_path_rates
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 
 # The published code draws from a normal cut at +-2, which is a hundred standard deviations away.
@@ -89,7 +90,7 @@ class ConvNeXtBlock(nn.Module):
         y = ConvNeXtMlp(self.grn, self.conv_mlp, **dtypes, name="mlp")(y)
         if self.layer_scale is not None:
             y = LayerScale(self.layer_scale, **dtypes, name="layer_scale")(y)
-        out = x + DropPath(self.drop_path)(y, train=train)
+        out = residual(x, DropPath(self.drop_path)(y, train=train))
         tap(self, "out", lambda: out)
         return out
 

@@ -28,6 +28,7 @@ from jaxvision.nn.mlp import Mlp
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.regularize import DropPath, drop_path_rates
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 from jaxvision.nn.volume import EPSILON, DepthwiseConv3D, PatchExpand3D, PatchMerging3D, PatchProjection3D
 
@@ -77,9 +78,9 @@ class DFormerBlock(nn.Module):
     def __call__(self, x: Float[Array, "b d h w c"], train: bool) -> Float[Array, "b d h w c"]:
         dim, dtypes = x.shape[-1], {"dtype": self.dtype, "param_dtype": self.param_dtype}
         y = GroupAttention(self.heads, self.groups, **dtypes, name="attn")(LayerNorm(EPSILON, **dtypes, name="norm1")(x))
-        x = x + DropPath(self.drop_path)(y, train=train)
+        x = residual(x, DropPath(self.drop_path)(y, train=train))
         mlp = Mlp(int(dim * self.mlp_ratio), kernel_init=torch_kernel, bias_init=torch_bias(dim), **dtypes, name="mlp")
-        return x + DropPath(self.drop_path)(mlp(LayerNorm(EPSILON, **dtypes, name="norm2")(x)), train=train)
+        return residual(x, DropPath(self.drop_path)(mlp(LayerNorm(EPSILON, **dtypes, name="norm2")(x)), train=train))
 
 
 class PositionBlock(nn.Module):

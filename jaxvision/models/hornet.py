@@ -26,6 +26,7 @@ from jaxvision.nn.patch import PatchProjection, whole_patches
 from jaxvision.nn.pointwise import Dense, Pointwise
 from jaxvision.nn.position import resize_grid
 from jaxvision.nn.regularize import DropPath, drop_path_rates
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 
 # The published code draws from a normal cut at +-2, which is a hundred standard deviations away.
@@ -113,10 +114,10 @@ class HorNetBlock(nn.Module):
         dim, start = x.shape[-1], nn.initializers.constant(self.layer_scale)
         scaled = lambda i, y: y * self.param(f"gamma{i}", start, (dim,), self.param_dtype).astype(self.dtype)
         y = self.mixer(name="gnconv")(LayerNorm(**dtypes, name="norm1")(x))
-        x = x + DropPath(self.drop_path)(scaled(1, y), train=train)
+        x = residual(x, DropPath(self.drop_path)(scaled(1, y), train=train))
         y = gelu(Dense(4 * dim, kernel_init=init, **dtypes, name="pwconv1")(LayerNorm(**dtypes, name="norm2")(x)))
         y = Dense(dim, kernel_init=init, **dtypes, name="pwconv2")(y)
-        out = x + DropPath(self.drop_path)(scaled(2, y), train=train)
+        out = residual(x, DropPath(self.drop_path)(scaled(2, y), train=train))
         tap(self, "out", lambda: out)
         return out
 

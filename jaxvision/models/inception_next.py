@@ -24,6 +24,7 @@ from jaxvision.nn.norm import BatchNorm, LayerNorm
 from jaxvision.nn.patch import PatchProjection, whole_patches
 from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.regularize import DropPath, drop_path_rates
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 
 # The published code draws from a normal cut at +-2, which is a hundred standard deviations away.
@@ -82,7 +83,7 @@ class InceptionNeXtBlock(nn.Module):
         y = BatchNorm(groups=self.norm_groups, **dtypes, name="norm")(y, train=train)
         y = ConvNeXtMlp(as_conv=True, ratio=self.mlp_ratio, **dtypes, name="mlp")(y)
         y = y * self.param("gamma", nn.initializers.constant(self.layer_scale), (dim,), self.param_dtype).astype(self.dtype)
-        out = x + DropPath(self.drop_path)(y, train=train)
+        out = residual(x, DropPath(self.drop_path)(y, train=train))
         tap(self, "out", lambda: out)
         return out
 

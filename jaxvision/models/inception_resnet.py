@@ -23,6 +23,7 @@ from jaxvision.nn.branches import MAX, MEAN, Branch, Branches, Step, branches, s
 from jaxvision.nn.classifier import torch_bias, torch_kernel
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.regularize import DropPath
+from jaxvision.nn.residual import residual
 from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
@@ -101,7 +102,7 @@ class Block(nn.Module):
         y = branches(x, self.table, self.unit, train)
         dtypes = {key: self.unit.keywords["conv"].keywords[key] for key in ("dtype", "param_dtype")}
         y = Conv(x.shape[-1], kernel_init=torch_kernel, bias_init=torch_bias(y.shape[-1]), **dtypes, name="conv2d")(y)
-        y = x + DropPath(self.drop_path)(y * self.scale, train=train)
+        y = residual(x, DropPath(self.drop_path)(y * self.scale, train=train))
         return y if self.activation is None else self.activation(y)
 
 

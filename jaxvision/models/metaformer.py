@@ -29,6 +29,7 @@ from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.pointwise import Pointwise
 from jaxvision.nn.position import resize_grid
 from jaxvision.nn.regularize import DropPath, LayerScale, drop_path_rates
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 
 
@@ -96,7 +97,7 @@ class MetaFormerBlock(nn.Module):
             y = LayerScale(self.layer_scale, **self.dtypes, name=f"layer_scale{half}")(y)
         if self.res_scale is not None:
             x = LayerScale(self.res_scale, **self.dtypes, name=f"res_scale{half}")(x)
-        return x + DropPath(self.drop_path)(y, train=train)
+        return residual(x, DropPath(self.drop_path)(y, train=train))
 
 
 class Patches(nn.Module):

@@ -22,6 +22,7 @@ from jaxvision.nn.mlp import ACTIVATIONS, Mlp, gelu
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchEmbed, patch_grid
 from jaxvision.nn.regularize import DropPath
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 
 
@@ -41,10 +42,10 @@ class Block(nn.Module):
         inits = {"kernel_init": nn.initializers.lecun_normal(), "bias_init": nn.initializers.zeros}
         y = LayerNorm(name="norm1", **types)(x).swapaxes(1, 2)
         y = Mlp(self.token_hidden, activation=self.activation, dropout=self.dropout, name="mlp_tokens", **inits, **types)(y, train=train)
-        x = x + DropPath(name="drop_path1")(y.swapaxes(1, 2), train=train, rate=rate)
+        x = residual(x, DropPath(name="drop_path1")(y.swapaxes(1, 2), train=train, rate=rate))
         y = LayerNorm(name="norm2", **types)(x)
         y = Mlp(self.channel_hidden, activation=self.activation, dropout=self.dropout, name="mlp_channels", **inits, **types)(y, train=train)
-        x = x + DropPath(name="drop_path2")(y, train=train, rate=rate)
+        x = residual(x, DropPath(name="drop_path2")(y, train=train, rate=rate))
         tap(self, "out", lambda: x)
         return x
 

@@ -26,6 +26,7 @@ from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchEmbed, patch_grid
 from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.regularize import DropPath, drop_path_rates
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 from jaxvision.nn.window import WindowAttention, resize_relative_table, shifted_regions, window_partition, window_reverse
 
@@ -61,9 +62,9 @@ class SwinBlock(nn.Module):
         y = window_reverse(y, self.window, size)[:, :h, :w]
         if shifted:
             y = jnp.roll(y, self.shift, (1, 2))
-        x = x + DropPath(self.drop_path)(y, train=train)
+        x = residual(x, DropPath(self.drop_path)(y, train=train))
         mlp = Mlp(int(dim * self.mlp_ratio), kernel_init=init, bias_init=nn.initializers.zeros, **dtypes, name="mlp")
-        out = x + DropPath(self.drop_path)(mlp(LayerNorm(EPSILON, **dtypes, name="norm2")(x)), train=train)
+        out = residual(x, DropPath(self.drop_path)(mlp(LayerNorm(EPSILON, **dtypes, name="norm2")(x)), train=train))
         tap(self, "out", lambda: out)
         return out
 
