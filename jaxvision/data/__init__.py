@@ -63,6 +63,7 @@ SOURCES: dict[str, Callable[[Mapping[str, Any], str, int], Source]] = {
     "phantoms": _phantoms,
     "volumes": lambda data, split, seed: _of("volumes", "open_volumes")(data, split, _share(data), seed),
     "idx": lambda data, split, seed: _of("idx", "open_idx")(data.get("path", None), split),
+    "sequences": lambda data, split, seed: _of("sequences", "open_sequences")(data.get("path", None), split),
 }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxvision.errors import ModelError
+from jaxvision.interop import resize_variables
 from jaxvision.models.registry import create_model
 from jaxvision.models.scanned import stack_blocks, unstack_blocks
 from jaxvision.models.vit import CHECKPOINT, SIZE_DEPENDENT
@@ -146,6 +147,16 @@ def test_the_published_initialization_starts_with_zero_logits_and_deit_does_not(
     logits, variables = start(initializer="deit")
     assert 0.015 < float(variables["params"]["blocks_0"]["mlp"]["fc1"]["kernel"].std()) < 0.025
     assert float(jnp.abs(logits).max()) > 0
+
+
+def test_a_dynamic_network_sees_another_size_as_one_built_for_it():
+    model = tiny(dynamic_size=True)
+    params = started(model, image(1, 6, 8, 3))
+    other = tiny(image_size=(4, 4))
+    fitted = resize_variables({"params": params}, model, other)["params"]
+    assert fitted["pos_embed"].shape == (1, 5, 16)
+    small = image(2, 4, 4, 3)
+    np.testing.assert_allclose(apply(model, params, small), apply(other, fitted, small), atol=1e-5)
 
 
 def test_position_rows_follow_their_patch_when_the_grid_grows():
