@@ -64,7 +64,11 @@ def test_groups_inside_a_shard_map_over_the_axes_of_the_batch():
 
 
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:1x1", "v5p:2x2x1", "v6e:1x1", "tpu7x:2x2x1"])
-@pytest.mark.parametrize("tokens, heads, width, biases", [(197, 6, 64, 0), (49, 3, 32, 4)], ids=["ViT-S", "Swin-T"])
+@pytest.mark.parametrize(
+    "tokens, heads, width, biases",
+    [(197, 6, 64, 0), (49, 3, 32, 4), (577, 12, 64, 1), (4096, 12, 64, 0), (8192, 2, 80, 0)],
+    ids=["ViT-S", "Swin-T", "BEiT-B, 577 tokens", "4,096 tokens", "8,192 tokens"],
+)
 def test_both_passes_compile_for_every_generation(topology, tokens, heads, width, biases):
     open_topology("v5e:1x1")  # loads the compiler, which knows chips that preflight has no data sheet of
     device = jax.sharding.SingleDeviceSharding(topologies.get_topology_desc(topology, "tpu").devices[0])
@@ -77,4 +81,12 @@ def test_both_passes_compile_for_every_generation(topology, tokens, heads, width
     gradients = jax.grad(total, tuple(range(len(kinds))))
     arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in kinds]
     lowered = jax.jit(gradients, in_shardings=device, out_shardings=device).trace(*arguments).lower(lowering_platforms=("tpu",))
-    assert lowered.compile().as_text().count('"tpu_custom_call"') == 1  # the forward pass's result is not asked for
+    # The forward pass's result is not asked for, but by the two kernels of flash attention's backward pass.
+    assert lowered.compile().as_text().count('"tpu_custom_call"') == (3 if tokens == 8192 else 1)
+
+
+def test_a_long_sequence_s_batch_stays_where_it_is_too():
+    kinds = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((256, 768), (768,), (8, 1600, 256))]
+    text = compiled(jax.grad(lambda w, offset, x: loss(w, offset, None, x), (0, 1)), kinds, (P(), P(), P("data")), (P(),) * 2)
+    assert text.count('"tpu_custom_call"') == 2 and " all-reduce" in text
+    assert not any(f" {name}" in text for name in EXCHANGES)
