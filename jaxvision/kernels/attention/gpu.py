@@ -16,6 +16,9 @@ def covers(call: Call, *operands) -> bool:
         return False
     dims = {operands[0].shape[2] // 3} if call.packed else {x.shape[2] for x in operands[:3]}
     width = max(dims) // call.heads
+    # cuDNN's backward pass takes even numbers of tokens alone, as JAX calls it.
+    if any(x.shape[1] % 2 for x in operands[: call.arrays]):
+        return False
     return len(dims) == 1 and operands[0].dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128 and not (call.bias or call.dropout)
 
 
