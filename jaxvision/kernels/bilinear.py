@@ -30,6 +30,7 @@ class Maps(NamedTuple):
 
     `covers(a, b, geometry)`: whether it computes a map of these two arguments, which is else left to the reference. `hand_cut`: the compiler cannot
     cut it along a mesh, so it runs on each shard of the batch by itself; its maps take `interpret`, true on other platforms than its own.
+    `ahead(field, geometry)`: whether the map is faster than the reference, asked where the caller names no implementation.
     """
 
     forward: Callable
@@ -37,6 +38,7 @@ class Maps(NamedTuple):
     weight_grad: Callable
     covers: Callable = lambda a, b, geometry: True
     hand_cut: bool = False
+    ahead: Callable = lambda field, geometry: True
 
 
 class Bilinear:
@@ -90,7 +92,8 @@ class Bilinear:
         split = (True, mapped or field == "weight_grad")
         shapes = [jax.ShapeDtypeStruct(cut.local(v.shape) if part else v.shape, v.dtype) for v, part in zip((a, b), split)]
         shapes = [jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for v in shapes] if mapped else shapes
-        if not (geometry.known and cut.fits(a.shape[0]) and maps.covers(*shapes, geometry)):
+        covered = geometry.known and cut.fits(a.shape[0]) and maps.covers(*shapes, geometry)
+        if not covered or (implementation is None and not maps.ahead(field, geometry)):
             maps, cut = self.implementations["reference"], Cut()
         options = {"interpret": platform != name} if maps.hand_cut else {}
         run = functools.partial(getattr(maps, field), geometry=geometry, **options)

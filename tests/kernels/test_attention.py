@@ -77,7 +77,7 @@ def test_the_kernels_for_long_sequences_agree_too(monkeypatch, shape, biases, dr
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("tokens, heads, width, kernels", [
     (49, 3, 32, (tpu, tpu)), (577, 6, 64, (tpu, tpu_long)), (577, 16, 64, (tpu_long, tpu_long)), (1600, 12, 64, (tpu_long, tpu_long)),
-    (4096, 12, 64, (tpu_long, None)), (8192, 12, 64, (tpu_flash, None)), (16, 4, 8, (None, None)),
+    (4096, 12, 64, (tpu_long, None)), (8192, 12, 64, (tpu_flash, None)), (16, 4, 8, (None, None)), (8, 4, 32, (None, None)),
 ])  # fmt: skip
 def test_what_tpus_take_for_a_sequence(tokens, heads, width, kernels, bias):
     """One of the kernels, or plain XLA code."""
@@ -87,9 +87,15 @@ def test_what_tpus_take_for_a_sequence(tokens, heads, width, kernels, bias):
     assert op.kernel_of("tpu", call, operands) is kernels[bias]
 
 
+def test_few_queries_of_many_keys_are_left_to_the_compiler():
+    call = Call(8, False, False, False)
+    operands = [jax.ShapeDtypeStruct((4, tokens, 512), jnp.bfloat16) for tokens in (7, 4096, 4096)]
+    assert op.kernel_of("tpu", call, operands) is None
+
+
 def test_queries_and_keys_of_different_numbers():
-    operands = (normal(0, 2, 11, 3, 32), normal(1, 2, 23, 3, 32), normal(2, 2, 23, 3, 32))
-    arguments = (attention, operands, normal(3, 1, 1, 11, 23), None, 3)
+    operands = (normal(0, 2, 17, 3, 32), normal(1, 2, 23, 3, 32), normal(2, 2, 23, 3, 32))
+    arguments = (attention, operands, normal(3, 1, 1, 17, 23), None, 3)
     assert worst(maps(*arguments, "tpu"), maps(*arguments, "reference")) < 2e-6
 
 
@@ -128,9 +134,11 @@ class TestDerivatives:
         assert worst(product, jax.tree.map(lambda a, b: (a - b) / (2 * step), *moved)) < 5e-3
 
     def test_the_tpu_kernels_have_the_same_hessian_vector_products(self):
+        qkv, bias = normal(0, 2, 17, 96), normal(1, 2, 2, 17, 17)
+
         def product(implementation):
-            gradient = jax.grad(lambda x: loss(x, self.bias, implementation))
-            return jax.jit(lambda x: jax.jvp(gradient, (x,), (normal(2, 4, 6, 24),))[1])(self.qkv)
+            gradient = jax.grad(lambda x: loss(x, bias, implementation))
+            return jax.jit(lambda x: jax.jvp(gradient, (x,), (normal(2, 2, 17, 96),))[1])(qkv)
 
         assert worst(product("tpu"), product("reference")) < 1e-5
 

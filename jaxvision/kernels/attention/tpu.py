@@ -18,6 +18,8 @@ from jaxvision.kernels.attention.call import Call, kept
 LANES = 128
 # On-chip memory that a grid step may take, every block twice (one is filled while the other is used): a kernel gets 16 MiB unless it asks for more.
 BUDGET = 16 * 2**20
+# Queries and keys below which a kernel is not ahead: a single query, as of a class token, leaves nearly all of a register empty.
+FEWEST = 16
 dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 NN, NT, TN = ((((a,), (b,)), ((), ())) for a, b in ((1, 0), (1, 1), (0, 0)))
 
@@ -53,7 +55,7 @@ def covers(call: Call, *operands) -> bool:
     width = dim // call.heads
     same = call.packed or operands[1].shape[2] == operands[2].shape[2] == dim
     wide = operands[0].dtype in (jnp.bfloat16, jnp.float32) and 16 <= width <= LANES
-    return same and wide and sum(_bytes(call, operands, True)) <= BUDGET
+    return same and wide and min(call.tokens(operands)) >= FEWEST and sum(_bytes(call, operands, True)) <= BUDGET
 
 
 def _mask(head: int, width: int, lanes: int):

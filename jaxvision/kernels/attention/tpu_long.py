@@ -1,6 +1,6 @@
 """Attention over long sequences on TPUs: a block of queries against all keys, of the heads that share a register's 128 lanes.
 
-A block's scores with all keys are on chip at once, up to some 4,600 keys, so that softmax is what it says and needs no running maximum. Neither does
+A block's scores with all keys are on chip at once, up to some 4,300 keys, so that softmax is what it says and needs no running maximum. Neither does
 the backward pass need anything from the forward pass but its operands: it makes a block's scores again, and with them all three gradients, in five
 products a pair of query and key where flash attention's two backward kernels take seven. Gradients grow on chip over the blocks of queries and are
 then sent where they belong in the gradient of the projection's result, so that nothing has to put three arrays side by side. Heads narrower than a
@@ -88,7 +88,7 @@ def covers(call: Call, *operands) -> bool:
     width = dim // call.heads
     same = call.packed or operands[1].shape[2] == operands[2].shape[2] == dim
     known = same and operands[0].dtype in (jnp.bfloat16, jnp.float32) and 16 <= width <= LANES
-    return known and all(_plan(call, operands, gradients) is not None for gradients in (False, True))
+    return known and call.tokens(operands)[0] >= LANES and all(_plan(call, operands, gradients) is not None for gradients in (False, True))
 
 
 def _arranged(call: Call, layout: Layout, operands):
