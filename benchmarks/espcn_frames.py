@@ -1,6 +1,9 @@
 """ESPCN on video frames on the CPU beside the same network in PyTorch, in one interleaved run: frames a second of 1920 x 1080 pixels.
 
     python benchmarks/espcn_frames.py --torch-python=/path/to/python/with/torch [--scales=2,3,4] [--rounds=7] [--srcnn]
+    python benchmarks/espcn_frames.py --topology=v5e:1x1 [--scales=2,3,4] [--frames=1]
+        predicted for one chip that need not be there, float32 and bfloat16, --frames a call; each line: frames/s by the compiler's estimates, and
+        what bytes and operations would allow
 
 Luma alone, float32, one frame a call, all processors of this process. Each line: frames/s of both by the median, and ours over theirs by the median,
 by the shortest call, and by processor time. With --srcnn also SRCNN (9-5-5), which works at the large size.
@@ -52,6 +55,29 @@ def torch_step(name: str, scale: int):
 STEPS = {"jax": jax_step, "torch": torch_step}
 
 
+def predicted(topology: str, name: str, scale: int, frames: int, dtype: str) -> tuple[float, float]:
+    """(frames/s, the most that bytes and operations allow) of one chip, by the compiled program."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import SingleDeviceSharding
+
+    from jaxvision.models.registry import create_model
+    from jaxvision.train.preflight import hlo, price
+    from jaxvision.train.preflight.kernels import kernel_cycles
+    from jaxvision.train.preflight.topology import open_topology
+
+    opened = open_topology(topology)
+    model = create_model(f"{name}_x{scale}", num_classes=0, dtype=dtype)
+    image = jax.ShapeDtypeStruct((frames, HEIGHT // scale, WIDTH // scale, 1), jnp.float32)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+    on = SingleDeviceSharding(opened.devices[0])
+    forward = jax.jit(lambda variables, image: model.apply(variables, image), in_shardings=on, out_shardings=on)
+    compiled = forward.trace(variables, image).lower(lowering_platforms=(opened.chip.platform,)).compile()
+    module = hlo.parse(compiled.as_text())
+    total = price.total(price.price(module, opened.chip, kernel_cycles(module, topology, None)), opened.chip)
+    return frames / total.seconds, frames / max(total.bytes / opened.chip.bandwidth, total.flops / opened.chip.flops)
+
+
 def timed(step) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     step()
@@ -97,10 +123,21 @@ def main() -> None:
     parser.add_argument("--scales", default="3,2,4")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--srcnn", action="store_true")
+    parser.add_argument("--topology", help="predict for one chip of this kind instead of timing here")
+    parser.add_argument("--frames", type=int, default=1, help="a call, where it is predicted")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.worker:
         return work(flags.worker)
+    if flags.topology:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        print("| network | dtype | frames/s, predicted | at most |")
+        for scale in map(int, flags.scales.split(",")):
+            for name in ("espcn_y", "srcnn_955") if flags.srcnn else ("espcn_y",):
+                for dtype in ("float32", "bfloat16"):
+                    rate, most = predicted(flags.topology, name, scale, flags.frames, dtype)
+                    print(f"| {name}_x{scale} | {dtype} | {rate:.0f} | {most:.0f} |", flush=True)
+        return
     print("| scale | arm | frames/s | ESPCN's speed over it | by the shortest call | by processor time |")
     for scale in map(int, flags.scales.split(",")):
         arms = {"ESPCN": Worker(sys.executable, "jax", "espcn_y", scale)}

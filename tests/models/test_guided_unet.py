@@ -1,4 +1,6 @@
+import math
 import pathlib
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +9,10 @@ import pytest
 
 from jaxvision import interop
 from jaxvision.errors import CheckpointError, ModelError
-from jaxvision.models import guided_unet
+from jaxvision.models import guided_unet, rules
 from jaxvision.models.guided_unet import CHECKPOINT, parameter_order, timestep_embedding
-from jaxvision.models.registry import create_model
+from jaxvision.models.registry import create_model, shapes_of
+from jaxvision.trees import named_leaves
 from tests.reference_weights import fill, filled, relative_error
 
 GOLDEN = np.load(pathlib.Path(__file__).resolve().parent.parent / "golden" / "guided_unet.npz")
@@ -60,14 +63,33 @@ def test_a_list_of_averaged_weights_without_names_loads_by_its_order():
         guided_unet.adapt_checkpoint({name: array for name, array in listed.items() if not name.endswith(".143")}, "torch", model)
 
 
-def _foreign(model, names):
-    from jaxvision.models import rules
-    from jaxvision.models.registry import shapes_of
-    from jaxvision.trees import named_leaves
+@pytest.mark.parametrize("name, number, parameters, checksum", [("oftsr_unet_128", 362, 93_567_366, 2_793_041_055)])
+def test_the_published_network_lists_its_parameters_in_the_order_and_shapes_of_the_released_code(name, number, parameters, checksum):
+    model = create_model(name, num_classes=0)
+    names = parameter_order(model)
+    shapes = [array.shape for array in _foreign(model, names)]
+    assert (len(names), sum(map(math.prod, shapes))) == (number, parameters)
+    assert zlib.crc32("\n".join(f"{name} {shape}" for name, shape in zip(names, shapes)).encode()) == checksum
 
+
+def test_weights_of_a_diffusion_network_load_but_for_the_first_convolution_which_begins_anew(tmp_path):
+    of_images, of_both = small("shallow", conditional=False), small("shallow")
+    variables = filled(of_images, CHECKPOINT["torch"])
+    interop.save_pretrained(of_images, variables, tmp_path / "diffusion.safetensors")
+    loaded = interop.load_pretrained(of_both, tmp_path / "diffusion.safetensors")["params"]
+    first = loaded.pop("input_blocks_0_0")
+    theirs = {name: leaves for name, leaves in variables["params"].items() if name != "input_blocks_0_0"}
+    jax.tree.map(np.testing.assert_array_equal, loaded, theirs)
+    assert first["kernel"].shape == (3, 3, 6, 32)
+    # torch's initial values: uniform in +-1 / sqrt(fan in).
+    assert 0.95 < np.abs(first["kernel"]).max() * np.sqrt(9 * 6) <= 1
+
+
+def _foreign(model, names):
     leaves = named_leaves(shapes_of(model)["params"])
     entries = rules.entries({path: leaf.shape for path, leaf in leaves.items()}, CHECKPOINT["torch"], "torch")
-    arrays = {entry.names[0]: entry.save(np.zeros(leaves[path].shape, np.float32))[0] for path, entry in entries.items()}
+    blank = lambda shape: np.broadcast_to(np.float32(0), shape)
+    arrays = {entry.names[0]: entry.save(blank(leaves[path].shape))[0] for path, entry in entries.items()}
     return [arrays[name] for name in names]
 
 
