@@ -200,6 +200,16 @@ def _scale_by_layer(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def _keep_zeros() -> optax.GradientTransformation:
+    """No updates for entries of kernels that are exactly zero."""
+
+    def update(updates, state, params):
+        hold = lambda name, update, leaf: update * (leaf != 0) if leaf.ndim > 1 and name.rpartition("/")[2] == "kernel" else update
+        return map_named(hold, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def _without_frozen(transform: optax.GradientTransformation, freeze: tuple[str, ...]) -> optax.GradientTransformation:
     labels = lambda tree: map_named(lambda name, _: "frozen" if is_frozen(name, freeze) else "trained", tree)
     parted = optax.partition({"trained": transform, "frozen": optax.set_to_zero()}, labels)
@@ -242,6 +252,8 @@ def make_optimizer(optim_config: Mapping[str, Any], **run: Any) -> optax.Gradien
     transform = optax.chain(before, make(Parts(optim_config, decay, optax.scale_by_learning_rate(schedule), decay_times_lr)))
     if freeze:
         transform = _without_frozen(transform, freeze)
+    if setting(optim_config, "keep_zeros"):
+        transform = optax.chain(transform, _keep_zeros())
     layer_decay = number(optim_config, "layer_decay")
     if not 0 < layer_decay <= 1:
         raise ConfigError(f"optim.layer_decay takes a number above 0 and at most 1, got {layer_decay:g}")

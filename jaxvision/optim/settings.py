@@ -42,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "decay_1d": False,  # whether leaves of at most one axis decay
     "layer_decay": 1.0,
     "freeze": (),  # regular expressions
+    "keep_zeros": False,  # entries of kernels that are zero stay zero: training under a mask
     # gradient rule
     "rule": "plain",
     "groups": 1,

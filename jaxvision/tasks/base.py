@@ -22,6 +22,7 @@ import optax
 
 from jaxvision import models, optim
 from jaxvision.augment.pipeline import make_augment
+from jaxvision.compress.architecture import resized
 from jaxvision.errors import ConfigError
 from jaxvision.models.registry import variant_of
 from jaxvision.tasks.state import TrainState
@@ -94,8 +95,8 @@ def network_size(config: Any) -> tuple[int, ...]:
 
 def build_model(config: Any, *, num_classes: int):
     """The network of config.model at `network_size`; keys beside name and dtypes are fields of the module."""
-    fields = {key: value for key, value in config.model.items() if key not in ("name", "dtype", "param_dtype")}
-    return models.create_model(
+    fields = {key: value for key, value in config.model.items() if key not in ("name", "dtype", "param_dtype", "architecture")}
+    model = models.create_model(
         config.model.name,
         num_classes=num_classes,
         image_size=network_size(config),
@@ -103,6 +104,7 @@ def build_model(config: Any, *, num_classes: int):
         param_dtype=config.model.param_dtype,
         **fields,
     )
+    return resized(model, config.model.get("architecture", ()))
 
 
 def input_constants(config: Any, channels: int) -> dict[str, Any]:
@@ -225,6 +227,10 @@ class Task:
     def evaluate(self, variables: Mapping[str, Any], state: TrainState, batch: Mapping[str, Any]) -> tuple[dict, dict]:
         """(sums, rows) of one prepared batch; sums: {name: (sum, count)}, rows: small arrays an example."""
         raise TypeError(f"{type(self).__name__} has no evaluate")
+
+    def architecture(self, variables: Mapping[str, Any]) -> Any:
+        """Of a task with `changes_architecture`: the `compress.change.Change` of its network after the last step, or None. On the host."""
+        raise TypeError(f"{type(self).__name__} changes no architecture")
 
     def summarize(self, rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
         """Metrics of whole splits: rows[split][name] are numpy arrays sorted by index, invalid and repeated rows dropped. 2-D values are drawn."""

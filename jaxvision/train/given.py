@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxvision import interop
+from jaxvision.compress.cut import take
 from jaxvision.errors import CheckpointError, ConfigError, nearest
 from jaxvision.models.registry import create_model, input_channels
 from jaxvision.models.rules import HEAD
 from jaxvision.tasks.base import Task, build_model, network_size
+from jaxvision.train.architecture import kept_of
 from jaxvision.train.arrays import nest
 from jaxvision.train.config import complete
 from jaxvision.train.init_from import load_into, match_classes, read_checkpoint_variables, select_branch
@@ -69,7 +71,8 @@ def _from_file(name: str, section: Any, path: pathlib.Path) -> tuple[dict[str, A
 def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """{"params": …, "extra": …} for `Task.init` of config.init_from, fitted to `wanted` (shapes of the task's variables).
 
-    A workdir's leaves that depend on the image size are resized as its model file declares. A file (timm's, PyTorch's, npz) is read by the
+    A workdir's leaves that depend on the image size are resized as its model file declares; where the network was cut from that workdir's, they
+    are cut alike. A file (timm's, PyTorch's, npz) is read by the
     model's checkpoint rules. With `reinit_head` the head is left out, and its own initial values fill the gap; with `match_classes` beside it,
     columns of classes of the same name are kept. Raises CheckpointError that names what does not fit.
     """
@@ -83,7 +86,9 @@ def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted
             raise ConfigError(f"{path} is a file: it names no classes and has no branches, so match_classes and init_branch need a workdir")
         variables = interop.load_pretrained(task.model, path, reinit_head=config.reinit_head, channels=task.problem.channels)
     else:
-        variables, meta = read_checkpoint_variables(path)
+        change = kept_of(path, config.model.get("architecture"))
+        variables, meta = read_checkpoint_variables(path) if change is None else read_checkpoint_variables(path, change["step"])
+        variables = variables if change is None else take(variables, change["kept"])
         if config.init_branch:
             variables = select_branch(variables, config.init_branch)
         old = complete(meta["config"])

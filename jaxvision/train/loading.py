@@ -9,9 +9,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Num
 
 from jaxvision.augment.normalize import normalize
+from jaxvision.compress.cut import take
 from jaxvision.tasks import make_task
 from jaxvision.tasks.base import Problem, Task
-from jaxvision.train.config import complete, run_length
+from jaxvision.train.architecture import read_change
+from jaxvision.train.config import complete, run_length, with_changes
 from jaxvision.train.init_from import read_checkpoint_variables
 from jaxvision.train.modes import own_config
 from jaxvision.train.phases import saved_phase
@@ -59,11 +61,15 @@ def load_run(
       stage: of a run of several; the last one by default.
       report: is told of a damaged checkpoint that is passed over.
 
+    Of a run that cut its network (architecture.json) it is the smaller one, whose outputs are the same.
+
     Raises CheckpointError when there is no such run or checkpoint, ConfigError when it has no such stage.
     """
     folder, _ = stage_folder(own_config(None, workdir), workdir, stage)
     variables, meta = read_checkpoint_variables(folder, checkpoint, report=report)
     config, classes = complete(meta["config"]), tuple(meta["classes"])
+    if (change := read_change(folder)) is not None and change["kept"] is not None and change["step"] == meta["step"]:
+        config, variables = with_changes(config, {"model.architecture": change["layers"]}), take(variables, change["kept"])
     total_steps, steps_per_epoch = run_length(config, meta["train_size"])
     phase = saved_phase(config, meta)
     problem = Problem(classes, meta["channels"], meta["train_size"], total_steps, steps_per_epoch, meta["frozen"], phase.crop)

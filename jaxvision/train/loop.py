@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxvision.errors import ConfigError, NonFiniteError
-from jaxvision.train import figures
+from jaxvision.train import architecture, figures
 from jaxvision.train.checkpoint import Checkpoints, describe_changes
 from jaxvision.train.config import config_json, plain
 from jaxvision.train.curriculum import Curriculum
@@ -205,6 +206,11 @@ def train(
                 writers.close()
             checkpoints.close()
             curriculum.close()
+    if task.changes_architecture:
+        if main_process and (not finished or not (workdir / architecture.FILE).is_file()):
+            architecture.write_change(task, workdir, say)
+        if jax.process_count() > 1:  # the next stage reads what process 0 wrote
+            multihost_utils.sync_global_devices("architecture")
     return metrics
 
 

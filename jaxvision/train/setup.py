@@ -19,6 +19,7 @@ from jaxvision.models.registry import variant_of
 from jaxvision.tasks import make_task
 from jaxvision.tasks.base import Problem, Task
 from jaxvision.tasks.state import TrainState
+from jaxvision.train.architecture import with_architecture
 from jaxvision.train.feed import Item, Layout, batch_like, unpack
 from jaxvision.train.given import load_frozen, load_init
 from jaxvision.train.mesh import batch_sharding, check_batch, make_mesh, replicated, state_shardings
@@ -152,6 +153,7 @@ def set_up(
     Raises ConfigError, DataError or ModelError, each a line that says what would be right.
     """
     enable_compilation_cache(config)
+    config = with_architecture(config, roots or {})
     mesh = make_mesh(config.mesh, devices)
     check_batch(config.batch_size, mesh, config.optim.accumulate)
     check_batch(config.eval_batch_size or config.batch_size, mesh, name="eval_batch_size" if config.eval_batch_size else "batch_size")

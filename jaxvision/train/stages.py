@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxvision.errors import CheckpointError, ConfigError, nearest
+from jaxvision.train.architecture import with_architecture
 from jaxvision.train.config import complete, plain, with_changes
 from jaxvision.train.loop import train
 from jaxvision.train.setup import prepare_workdir
@@ -47,12 +48,13 @@ def fit(
     stages = stage_configs(config)
     root = prepare_workdir(workdir)
     if stages == [("", config)]:
-        return train(config, root, profile=profile, report=report)
+        return train(with_architecture(config, {}), root, profile=profile, report=report)
     roots: dict[str, pathlib.Path] = {}
     metrics: dict[str, float] = {}
     for number, (name, stage) in enumerate(stages, 1):
         if jax.process_index() == 0:
             report(f"stage {number} of {len(stages)}: {name}")
+        stage = with_architecture(stage, roots)
         metrics = train(stage, root / name, profile=profile, label={"stage": name}, roots=roots, report=report)
         roots[name] = root / name
     if jax.process_index() == 0:

@@ -20,6 +20,7 @@ from jaxvision.data.subset import limited
 from jaxvision.errors import DataError, OutOfTimeError, UserError
 from jaxvision.models.registry import variant_of
 from jaxvision.tasks.base import count
+from jaxvision.train.architecture import without_architecture
 from jaxvision.train.config import plain
 from jaxvision.train.curriculum import lower_resize
 from jaxvision.train.mesh import batch_shards
@@ -73,6 +74,7 @@ def setups(config: Any, topology: Topology, notes: list[str]) -> dict[str, Setup
     """
     found: dict[str, Setup] = {}
     for name, stage in stage_configs(config):
+        stage = without_architecture(stage)
         sources = _sources(stage, notes)
         saved, noted = {}, {}
         for key, section in stage.frozen.items():

@@ -1,0 +1,1 @@
+"""A model made into another model: which channels belong together, cutting and growing them, and pruning by papers."""
