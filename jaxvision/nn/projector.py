@@ -103,7 +103,7 @@ class Prototypes(nn.Module):
             kernel = unit(kernel.T).T
         if self.kind == "gain":
             kernel = kernel * self.param("gain", nn.initializers.ones, (self.count,), self.param_dtype).astype(jnp.float32)
-        return z.astype(jnp.float32) @ kernel
+        return jnp.matmul(z.astype(jnp.float32), kernel, precision="highest")
 
 
 class Projected(nn.Module):
@@ -118,7 +118,12 @@ class Projected(nn.Module):
     prototypes: Prototypes | None = None
 
     def __call__(self, views: Sequence[Float[Array, "b h w c"]], *, train: bool = False) -> tuple[Float[Array, "b v e"], Any]:
-        """(projections in float32, not normalized; scores (b, v, p) of the normalized ones, None without prototypes)."""
+        """(projections in float32, not normalized; scores (b, v, p) of the normalized ones, None without prototypes).
+
+        Of one array of images, instead of a tuple of views, it is `features`: what an exported or reloaded network gives.
+        """
+        if not isinstance(views, tuple | list):
+            return self.features(views)
         features = jnp.concatenate([self._encode(group, train) for group in by_size(views)], axis=1)
         batch, count, width = features.shape
         y = self.projector(features.reshape(-1, width), train=train).astype(jnp.float32)
