@@ -24,6 +24,7 @@ from jaxvision.nn.conv import Conv
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.regularize import DropPath, drop_path_rates
 from jaxvision.nn.residual import residual
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 BLOCKS = ("convfirst", "mbconv", "convnext")
@@ -74,8 +75,10 @@ class Residual(nn.Module):
         return out
 
 
-class ConvFirstNet(nn.Module):
+class ConvFirstNet(StagedClassifier):
     """Logits (B, num_classes) float32; with num_classes=0 the pooled features (B, hidden).
+
+    `method="stages"`: one map a stage, strides 4, 8, 16, 32.
 
     Attributes:
       depths, dims: blocks and channels a stage, the stage's first block (stride 2) included.
@@ -104,21 +107,14 @@ class ConvFirstNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        return self._run(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b _h _w _d"], ...]:
-        """One map a stage, strides 4, 8, 16, 32."""
-        return self._run(image, train, head=False)
-
     @nn.compact
-    def _run(self, image, train: bool, head: bool):
+    def forward(self, image, train: bool, head: bool):
         if self.block not in BLOCKS:
             raise ModelError(f"model.block {self.block!r} is unknown; {nearest(self.block, BLOCKS)}")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = functools.partial(Conv, use_bias=False, **dtypes)
         norm = functools.partial(BatchNorm, groups=self.norm_groups, **dtypes)
-        residual = functools.partial(
+        branch = functools.partial(
             nn.remat(Residual, static_argnums=(2,)) if self.remat else Residual,
             conv=conv,
             norm=norm,
@@ -137,7 +133,7 @@ class ConvFirstNet(nn.Module):
                     x = depthwise(drop_path=rate, name=name)(x, train)
                     continue
                 layers = "mlp" if j % 2 else "mbconv" if self.block == "mbconv" else "convfirst"
-                x = residual(dim, layers, strides=1 if j else 2, drop_path=rate, name=name)(x, train)
+                x = branch(dim, layers, strides=1 if j else 2, drop_path=rate, name=name)(x, train)
             maps.append(x)
         if not head:
             return tuple(maps)

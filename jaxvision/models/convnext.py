@@ -27,6 +27,7 @@ from jaxvision.nn.patch import PatchProjection, whole_patches
 from jaxvision.nn.pointwise import Pointwise
 from jaxvision.nn.regularize import DropPath, LayerScale, drop_path_rates
 from jaxvision.nn.residual import residual
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 # The published code draws from a normal cut at +-2, which is a hundred standard deviations away.
@@ -142,8 +143,10 @@ class ConvNeXtHead(nn.Module):
         return Classifier(self.num_classes, scaled, nn.initializers.zeros, self.param_dtype, name="fc")(x)
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(StagedClassifier):
     """Logits (B, num_classes) float32; with num_classes=0 the pooled, normalized features (B, dims[-1]).
+
+    `method="stages"`: one map a stage, strides 4, 8, 16, 32.
 
     Attributes:
       depths, dims: blocks and channels a stage.
@@ -178,20 +181,10 @@ class ConvNeXt(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        return self._run(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b _h _w _d"], ...]:
-        """One map a stage, strides 4, 8, 16, 32."""
-        return self._run(image, train, head=False)
-
     @nn.compact
-    def _run(self, image, train: bool, head: bool):
+    def forward(self, image, train: bool, head: bool):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        stride = 4 * 2 ** (len(self.depths) - 1)
-        if min(image.shape[1:3]) < stride:
-            given = f"{image.shape[1]}x{image.shape[2]}"
-            raise ModelError(f"ConvNeXt shrinks an image {stride} times: both sides have to be at least {stride}, got {given}")
+        self.check_size(image, 4 * 2 ** (len(self.depths) - 1))
         x = self._stem(image)
         block = functools.partial(
             nn.remat(ConvNeXtBlock, static_argnums=(2,)) if self.remat else ConvNeXtBlock,

@@ -27,6 +27,7 @@ from jaxvision.nn.pointwise import Dense, Pointwise
 from jaxvision.nn.position import resize_grid
 from jaxvision.nn.regularize import DropPath, drop_path_rates
 from jaxvision.nn.residual import residual
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 # The published code draws from a normal cut at +-2, which is a hundred standard deviations away.
@@ -146,8 +147,10 @@ class HorNetStage(nn.Module):
         return x
 
 
-class HorNet(nn.Module):
+class HorNet(StagedClassifier):
     """Logits (B, num_classes) float32; with num_classes=0 the pooled, normalized features (B, 8 dim).
+
+    `method="stages"`: one map a stage: strides `patch`, twice, four times and eight times that.
 
     Attributes:
       image_size: (H, W); it sets the size of the frequency filters, whatever the size of the images.
@@ -178,20 +181,10 @@ class HorNet(nn.Module):
         rows, columns = (max(side // (self.patch * 2**stage), 1) for side in self.image_size)
         return rows, columns
 
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        return self._run(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b _h _w _d"], ...]:
-        """One map a stage: strides `patch`, twice, four times and eight times that."""
-        return self._run(image, train, head=False)
-
     @nn.compact
-    def _run(self, image, train: bool, head: bool):
+    def forward(self, image, train: bool, head: bool):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        stride = self.patch * 2 ** (len(self.depths) - 1)
-        if min(image.shape[1:3]) < stride:
-            given = f"{image.shape[1]}x{image.shape[2]}"
-            raise ModelError(f"HorNet shrinks an image {stride} times: both sides have to be at least {stride}, got {given}")
+        self.check_size(image, self.patch * 2 ** (len(self.depths) - 1))
         x = PatchProjection((self.patch,) * 2, self.dim, kernel_init=init, **dtypes, name="stem_0")(whole_patches(image, self.patch))
         x = LayerNorm(**dtypes, name="stem_1")(x)
         rates, maps = drop_path_rates(self.drop_path, sum(self.depths)), []

@@ -25,6 +25,7 @@ from jaxvision.nn.patch import PatchProjection, whole_patches
 from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.regularize import DropPath, drop_path_rates
 from jaxvision.nn.residual import residual
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 # The published code draws from a normal cut at +-2, which is a hundred standard deviations away.
@@ -128,8 +129,10 @@ class InceptionNeXtHead(nn.Module):
         return Classifier(self.num_classes, init, nn.initializers.zeros, self.param_dtype, name="fc2")(x)
 
 
-class InceptionNeXt(nn.Module):
+class InceptionNeXt(StagedClassifier):
     """Logits (B, num_classes) float32; with num_classes=0 the pooled features (B, dims[-1]).
+
+    `method="stages"`: one map a stage: strides `patch`, twice, four times and eight times that.
 
     Attributes:
       depths, dims, mlp_ratios: blocks, channels and inner over outer width of the bottleneck, a stage.
@@ -158,20 +161,10 @@ class InceptionNeXt(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        return self._run(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b _h _w _d"], ...]:
-        """One map a stage: strides `patch`, twice, four times and eight times that."""
-        return self._run(image, train, head=False)
-
     @nn.compact
-    def _run(self, image, train: bool, head: bool):
+    def forward(self, image, train: bool, head: bool):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        stride = self.patch * 2 ** (len(self.depths) - 1)
-        if min(image.shape[1:3]) < stride:
-            given = f"{image.shape[1]}x{image.shape[2]}"
-            raise ModelError(f"InceptionNeXt shrinks an image {stride} times: both sides have to be at least {stride}, got {given}")
+        self.check_size(image, self.patch * 2 ** (len(self.depths) - 1))
         x = PatchProjection((self.patch,) * 2, self.dims[0], kernel_init=init, **dtypes, name="stem_0")(whole_patches(image, self.patch))
         x = BatchNorm(groups=self.norm_groups, **dtypes, name="stem_1")(x, train=train)
         block = nn.remat(InceptionNeXtBlock, static_argnums=(2,)) if self.remat else InceptionNeXtBlock

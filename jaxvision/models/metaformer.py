@@ -30,6 +30,7 @@ from jaxvision.nn.pointwise import Pointwise
 from jaxvision.nn.position import resize_grid
 from jaxvision.nn.regularize import DropPath, LayerScale, drop_path_rates
 from jaxvision.nn.residual import residual
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 
@@ -184,8 +185,10 @@ class MetaFormerHead(nn.Module):
         return Classifier(self.num_classes, init, nn.initializers.zeros, self.param_dtype, name="fc")(x)
 
 
-class MetaFormer(nn.Module):
+class MetaFormer(StagedClassifier):
     """Logits (B, num_classes) float32; with num_classes=0 the pooled, normalized features (B, dims[-1]).
+
+    `method="stages"`: one map a stage, finest first (strides 4, 8, 16, 32 with the published patches), without a norm.
 
     Attributes:
       depths, dims: blocks and channels a stage.
@@ -242,13 +245,6 @@ class MetaFormer(nn.Module):
             size = tuple((side + 2 * padding - kernel) // stride + 1 for side in size)
         return size
 
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        return self._run(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b _h _w _d"], ...]:
-        """One map a stage, finest first (strides 4, 8, 16, 32 with the published patches), without a norm."""
-        return self._run(image, train, head=False)
-
     def _check(self) -> None:
         stages = len(self.depths)
         for name in ("dims", "mixers", "positions", "res_scale"):
@@ -262,7 +258,7 @@ class MetaFormer(nn.Module):
             raise ModelError(f"model.head_norm {self.head_norm!r} is unknown; there are: map, pooled")
 
     @nn.compact
-    def _run(self, image, train: bool, head: bool):
+    def forward(self, image, train: bool, head: bool):
         self._check()
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         after, before = ("after", "before") if self.patch_norm else (None, None)

@@ -27,6 +27,7 @@ from jaxvision.nn.patch import PatchEmbed, patch_grid
 from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.regularize import DropPath, drop_path_rates
 from jaxvision.nn.residual import residual
+from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 from jaxvision.nn.window import WindowAttention, resize_relative_table, shifted_regions, window_partition, window_reverse
 
@@ -104,8 +105,10 @@ class SwinStage(nn.Module):
         return x
 
 
-class Swin(nn.Module):
+class Swin(StagedClassifier):
     """Logits (B, num_classes) float32; with num_classes=0 the pooled features (B, 8 dim).
+
+    `method="stages"`: one map a stage, strides 4, 8, 16, 32, without the final norm.
 
     Attributes:
       dim: channels of the first stage, doubled at each further one.
@@ -140,15 +143,8 @@ class Swin(nn.Module):
             shifts.append(given // 2 if side > given else 0)
         return tuple(sizes), tuple(shifts)
 
-    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b classes"]:
-        return self._run(image, train, head=True)
-
-    def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b _h _w _d"], ...]:
-        """One map a stage, strides 4, 8, 16, 32, without the final norm."""
-        return self._run(image, train, head=False)
-
     @nn.compact
-    def _run(self, image, train: bool, head: bool):
+    def forward(self, image, train: bool, head: bool):
         each = [self.depths, self.heads] + [self.window] * isinstance(self.window, tuple)
         if len({len(values) for values in each}) > 1:
             raise ModelError(f"model.depths, heads and window (where it is several numbers) are one number a stage, got {each}")

@@ -3,6 +3,7 @@
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxvision.errors import ModelError
 from jaxvision.nn.classifier import Classifier, global_mean
 
 
@@ -19,6 +20,12 @@ class StagedClassifier(nn.Module):
     def stages(self, image: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Array, ...]:
         """The maps that the head of the file lists, finest first."""
         return self.forward(image, train, head=False)
+
+    def check_size(self, image: Float[Array, "b h w c"], stride: int) -> None:
+        """Raises ModelError where a side of the image is shorter than `stride`, the factor by which the network shrinks it."""
+        if min(image.shape[1:3]) < stride:
+            name, given = type(self).__name__, f"{image.shape[1]}x{image.shape[2]}"
+            raise ModelError(f"{name} shrinks an image {stride} times: both sides have to be at least {stride}, got {given}")
 
     def classify(self, x: Float[Array, "b h w c"], train: bool, **options) -> Float[Array, "b classes"]:
         """Global mean, dropout, and a `Classifier` with these options. To be called from `forward`."""
