@@ -59,6 +59,16 @@ def test_what_has_no_full_lanes_of_examples_is_left_to_the_compiler():
     assert not covered(128, 160, 32, 3)
 
 
+def test_tpus_take_the_kernels_only_for_maps_that_they_are_ahead_at():
+    def kernels(side, channels, kernel):
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((128, side, side, channels), (kernel, kernel, 1, channels))]
+        maps = jax.grad(lambda x, w: jnp.square(depthwise_conv(x, w)).astype(jnp.float32).sum(), (0, 1))
+        text = jax.jit(maps).trace(*shapes).lower(lowering_platforms=("tpu",)).as_text()
+        return text.count("tpu_custom_call")
+
+    assert [kernels(56, 16, 7), kernels(14, 16, 7), kernels(14, 16, 9), kernels(14, 16, 5)] == [3, 2, 3, 0]
+
+
 def test_a_batch_cut_along_the_context_mesh_stays_where_it_is_and_agrees():
     mesh = Mesh(np.asarray(jax.devices()[:2]), ("data",), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
@@ -84,8 +94,8 @@ def test_it_compiles_for_a_slice_without_moving_the_batch(monkeypatch, chips):
     devices = topologies.get_topology_desc(chips, "tpu").devices
     mesh = Mesh(np.asarray(devices).reshape(-1), ("data",), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
-    x = jax.ShapeDtypeStruct((128 * len(devices), 14, 14, 384), jnp.bfloat16)
-    w = jax.ShapeDtypeStruct((7, 7, 1, 384), jnp.bfloat16)
+    x = jax.ShapeDtypeStruct((128 * len(devices), 14, 14, 64), jnp.bfloat16)
+    w = jax.ShapeDtypeStruct((9, 9, 1, 64), jnp.bfloat16)
 
     def gradients(w, x):
         one = lambda w, x: jnp.square(depthwise_conv(x, w).astype(jnp.float32)).sum()

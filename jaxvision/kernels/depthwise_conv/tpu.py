@@ -13,6 +13,7 @@ two channels to a word. An image too large for on-chip memory passes through in 
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -394,4 +395,15 @@ def weight_grad(x, dy, geometry: Geometry, *, interpret: bool = False):
     return jax.linear_transpose(lambda w: _matrix(w, geometry, one, "forward", interpret), w)(sums)[0].astype(dy.dtype)
 
 
-MAPS = Maps(forward, input_grad, weight_grad, covers, hand_cut=True)
+def ahead(field: str, geometry: Geometry) -> bool:
+    """Whether a map is faster than the compiler's own (docs/performance.md): theirs grows with the taps, ours hardly does."""
+    taps = math.prod(geometry.kernel)
+    if field != "weight_grad":
+        return taps >= SOME_TAPS
+    return taps >= (SOME_TAPS if math.prod(geometry.output) >= LARGE else MANY_TAPS) and geometry.kernel[0] <= TALLEST
+
+
+# 7x7 is ahead, 5x5 is not; the gradient of the kernel at 7x7 from maps of 56x56 on, on smaller ones from 9x9 on. Its sums of diagonals take the
+# compiler minutes at 27x27.
+SOME_TAPS, MANY_TAPS, LARGE, TALLEST = 45, 75, 56 * 56, 15
+MAPS = Maps(forward, input_grad, weight_grad, covers, hand_cut=True, ahead=ahead)
