@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxvision.errors import ModelError, nearest
 from jaxvision.kernels.conv import conv
 from jaxvision.kernels.depthwise_conv import depthwise_conv
 from jaxvision.kernels.grouped_conv import grouped_conv
+from jaxvision.kernels.im2win_conv import im2win_conv
 from jaxvision.nn.resizing import resizable
 
 
@@ -19,6 +21,7 @@ class Conv(nn.Module):
     Attributes:
       padding: pixels on each side (an integer, or (rows, columns) as PyTorch counts them), explicit ((top, bottom), (left, right)),
         "SAME" (TensorFlow's, which is asymmetric under stride) or "VALID". None: (kernel - 1) // 2 * dilation, PyTorch's usual choice.
+      algorithm: "chosen" takes what is fastest for the shapes; "im2win" the convolution by windows of rows, which is a paper's subject.
     """
 
     features: int
@@ -30,16 +33,19 @@ class Conv(nn.Module):
     use_bias: bool = True
     kernel_init: Callable = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     bias_init: Callable = nn.initializers.zeros
+    algorithm: str = "chosen"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        if self.algorithm not in ALGORITHMS:
+            raise ModelError(f"a convolution has no algorithm {self.algorithm!r}; {nearest(self.algorithm, ALGORITHMS)}")
         kernel_size, strides, dilation = _pair(self.kernel_size), _pair(self.strides), _pair(self.dilation)
         padding = explicit_padding(self.padding, kernel_size, dilation)
         features, groups = resizable(self, "features", self.features), resizable(self, "groups", self.groups)
         kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1] // groups, features), self.param_dtype)
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), strides, padding, dilation, groups)
+        y = ALGORITHMS[self.algorithm](x.astype(self.dtype), kernel.astype(self.dtype), strides, padding, dilation, groups)
         if self.use_bias:
             y = y + self.param("bias", self.bias_init, (features,), self.param_dtype).astype(self.dtype)
         return y
@@ -54,6 +60,9 @@ def convolve(
     if groups == x.shape[-1] == kernel.shape[-1]:
         return depthwise_conv(x, kernel, strides, padding, dilation, implementation=implementation)
     return grouped_conv(x, kernel, groups, strides, padding, dilation, implementation=implementation)
+
+
+ALGORITHMS = {"chosen": convolve, "im2win": im2win_conv}
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
