@@ -52,6 +52,7 @@ class VGG(StagedClassifier):
       hidden: width of the hidden layers, 0 for none. hidden_window: side of the first one's window.
       dropout: after each hidden layer.
       norm_groups: see `BatchNorm.groups`.
+      algorithm: of the 3x3 convolutions, see `Conv.algorithm`.
     """
 
     num_classes: int = 1000
@@ -62,6 +63,7 @@ class VGG(StagedClassifier):
     hidden_window: int = 7
     dropout: float = 0.0
     norm_groups: int = 1
+    algorithm: str = "chosen"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -73,7 +75,7 @@ class VGG(StagedClassifier):
         x, maps, place = image, [], 0
         for stack, widths in enumerate(self.rows):
             for i, width in enumerate(widths):
-                x = Conv(width, 3, **dtypes, name=f"features_{place}")(x)
+                x = Conv(width, 3, algorithm=self.algorithm, **dtypes, name=f"features_{place}")(x)
                 if self.batch_norm:
                     x = BatchNorm(groups=self.norm_groups, **dtypes, name=f"features_{place + 1}")(x, train=train)
                 x = nn.relu(x)
