@@ -11,13 +11,14 @@ in the table too, because two widths that differed may be equal after a cut, and
 
 import contextlib
 import contextvars
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flax import linen as nn
 
 Table = Mapping[str, Mapping[str, Any]]
-_TABLE: contextvars.ContextVar[Table] = contextvars.ContextVar("table", default={})
+_TABLE: contextvars.ContextVar[Table] = contextvars.ContextVar("table", default=types.MappingProxyType({}))
 _RECORD: contextvars.ContextVar[dict[str, dict[str, Any]] | None] = contextvars.ContextVar("record", default=None)
 
 
