@@ -141,7 +141,7 @@ def synexp(
         wanted = water_fill(shares(found), weights, budget, most, costs, cost_budget)
         departure = float(np.abs(np.log(wanted) - np.log(found)).max())
         if departure < 1e-5:
-            break
+            return wanted, departure
         found = np.exp(0.5 * np.log(found) + 0.5 * np.log(wanted))
     return found, departure
 

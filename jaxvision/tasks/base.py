@@ -104,7 +104,7 @@ def build_model(config: Any, *, num_classes: int):
         param_dtype=config.model.param_dtype,
         **fields,
     )
-    return resized(model, config.model.get("architecture", ()))
+    return resized(model, config.model.get("architecture") or ())
 
 
 def input_constants(config: Any, channels: int) -> dict[str, Any]:

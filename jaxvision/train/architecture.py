@@ -49,13 +49,14 @@ def with_architecture(config: Any, roots: Mapping[str, pathlib.Path]) -> Any:
     found = read_change(folder)
     if found is None:
         raise CheckpointError(f"{folder} holds no {FILE}: model.architecture takes a stage or a workdir whose task changes its network, at its end")
-    return with_changes(config, {"model.architecture": found["layers"]})
+    # A key keeps the type that it has, so the name is taken out first.
+    return with_changes(without_architecture(config), {"model.architecture": found["layers"]})
 
 
 def without_architecture(config: Any) -> Any:
     """The config of the network before it is changed, for compiling ahead: how much a stage will cut is not known."""
     named = isinstance(config.model.get("architecture", ()), str)
-    return with_changes(config, {"model.architecture": ()}) if named else config
+    return with_changes(config, {"model.architecture": None}) if named else config
 
 
 def kept_of(folder: pathlib.Path, layers: Any) -> dict[str, Any] | None:
