@@ -16,7 +16,8 @@ import pytest
 from tests.runs import ROOT
 
 
-# The ResNet: seen to pass once (72.1, 71.7 and 66.0 % as means; 1.65), to be seen again. The ConvNeXt of the same config saves the time (1.7) and not the accuracy: docs/performance.md.
+# The ResNet: seen to pass once (means 72.1, 71.7 and 66.0 %; steps 1.62), to be seen again. The ConvNeXt of the same config saves the time (1.7) and
+# not the accuracy, see docs/performance.md.
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", [pytest.param("vit", marks=pytest.mark.claim), pytest.param("resnet", marks=pytest.mark.pending)])
 def test_the_curriculum_saves_a_third_of_the_compute_and_of_the_time_and_keeps_the_accuracy(kind, tmp_path):
