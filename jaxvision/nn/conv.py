@@ -13,6 +13,7 @@ from jaxvision.kernels.depthwise_conv import depthwise_conv
 from jaxvision.kernels.grouped_conv import grouped_conv
 from jaxvision.kernels.im2win_conv import im2win_conv
 from jaxvision.nn.resizing import resizable
+from jaxvision.nn.wide import add_bias
 
 
 class Conv(nn.Module):
@@ -47,7 +48,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1] // groups, features), self.param_dtype)
         y = ALGORITHMS[self.algorithm](x.astype(self.dtype), kernel.astype(self.dtype), strides, padding, dilation, groups)
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (features,), self.param_dtype).astype(self.dtype)
+            y = add_bias(y, self.param("bias", self.bias_init, (features,), self.param_dtype))
         return y
 
 
