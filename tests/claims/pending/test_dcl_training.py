@@ -1,5 +1,5 @@
-"""Paper 70, trained: in batches of 16 InfoNCE's gradients are multiplied by a small q, in batches of 256 by nearly 1, and the decoupled loss learns as
-well from small ones. Seen once: q = 0.689 and 0.998; k-NN accuracy 92.5 % with either loss at batch 16.
+"""Paper 70, trained: in batches of 16 InfoNCE's gradients are multiplied by a small q, in batches of 256 by nearly 1, and the decoupled loss learns
+as well from small ones. Seen once: q = 0.689 and 0.998; k-NN accuracy 92.5 % with either loss at batch 16.
 
 On pictures of shapes, which raw pixels do not tell apart, the decoupled loss should be better at batch 16 in the same number of epochs (published on
 CIFAR-10: + 6 points at batch 32, + 2 at 256). Not yet seen here; on digits the two are level."""
