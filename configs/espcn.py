@@ -5,7 +5,9 @@
         31.29 dB on luma as the mean over the three, bicubic 30.70 (over their 60 windows 36.03 and 35.70; SSIM 0.8827 and 0.8671)
     … configs/espcn.py:demo,2  and  demo,4              the other scales
     python -m jaxvision.main --mode=predict --workdir=runs/espcn --input=photo.jpg
-        writes the photograph at three times its size
+        writes the photograph at three times its size; of a video (pip install 'jaxvision[video]') every frame
+    python -m jaxvision.main --mode=eval --workdir=runs/espcn --input=Set5
+        measures whole pictures of any sizes, each beside bicubic interpolation (pictures.csv)
 
     python -m jaxvision.main --config=configs/espcn.py:folder,3 --config.data.path=pictures --workdir=runs/espcn_x3
         any folder of pictures (train/ and test/, or split by seed); 91 pictures or 50,000 of ImageNet were the paper's, with Set5 and Set14 to test:
