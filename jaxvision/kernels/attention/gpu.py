@@ -4,6 +4,8 @@ import importlib.util
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
 
 from jaxvision.kernels.attention.call import Call
 
@@ -16,22 +18,38 @@ def covers(call: Call, *operands) -> bool:
         return False
     dims = {operands[0].shape[2] // 3} if call.packed else {x.shape[2] for x in operands[:3]}
     width = max(dims) // call.heads
-    # cuDNN's backward pass takes even numbers of tokens alone, as JAX calls it.
-    if any(x.shape[1] % 2 for x in operands[: call.arrays]):
-        return False
     return len(dims) == 1 and operands[0].dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128 and not (call.bias or call.dropout)
 
 
 def _attend(call: Call, *operands):
-    parts = (x.reshape(*x.shape[:2], call.heads, x.shape[2] // call.heads) for x in call.parts(operands))
-    y = jax.nn.dot_product_attention(*parts, implementation="cudnn")
+    parts = [x.reshape(*x.shape[:2], call.heads, x.shape[2] // call.heads) for x in call.parts(operands)]
+    lengths = [x.shape[1] for x in parts[:2]]
+    options = {}
+    if any(n % 2 for n in lengths):
+        # cuDNN's backward pass takes even numbers of tokens alone, as JAX calls it: one more, which nothing looks at.
+        parts = [jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in parts]
+        counts = [jnp.full(parts[0].shape[:1], n, jnp.int32) for n in lengths]
+        options = dict(zip(("query_seq_lengths", "key_value_seq_lengths"), counts))
+    y = jax.nn.dot_product_attention(*parts, implementation="cudnn", **options)[:, : lengths[0]]
     return y.reshape(*y.shape[:2], -1)
 
 
+def _alone(call: Call, run):
+    """`run` inside a `shard_map` of one device where no mesh is around: outside of one, JAX wants to know the devices, which it does not when it
+    lowers for a platform that is not there."""
+    if call.cut.mesh is not None:
+        return run
+    mesh = AbstractMesh((1,), ("device",), axis_types=(AxisType.Auto,))
+    return jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+
+
 def forward(call: Call, *operands):
-    return _attend(call, *operands)
+    return _alone(call, lambda *operands: _attend(call, *operands))(*operands)
 
 
 def backward(call: Call, which: tuple[int, ...], cotangent, *operands):
-    gradients = jax.vjp(lambda *operands: _attend(call, *operands), *operands)[1](cotangent)
-    return tuple(gradients[i] for i in which)
+    def run(cotangent, *operands):
+        gradients = jax.vjp(lambda *operands: _attend(call, *operands), *operands)[1](cotangent)
+        return tuple(gradients[i] for i in which)
+
+    return _alone(call, run)(cotangent, *operands)
