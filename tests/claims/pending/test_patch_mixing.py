@@ -1,6 +1,7 @@
 """Paper 65 in small: on Fashion-MNIST Patch Mixing gives a ConvNet more of what it lacks, patch selectivity, than it gives a vision transformer.
 
 The runs are those of benchmarks/patch_mixing.py, in a process of its own, compiled as a user's are. The configuration: configs/patch_mixing.py.
+Pending: of the runs only the ConvNeXt without mixing has been seen, 83.0 % clean, 74.0, 64.1 and 48.7 % with 20, 30 and 40 % of the patches replaced.
 """
 
 import json
