@@ -1,9 +1,14 @@
 """Fused residual blocks: folding, agreement with the block and with the model, borders and strips."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxvision.errors import ModelError
 from jaxvision.kernels.conv_block import Settings, Weights, conv_block, fold_convfirst, fold_convnext, tpu
@@ -53,3 +58,27 @@ def test_kernels_that_do_not_fit_are_one_clear_line():
         conv_block(jnp.zeros((8, 4, 4, 8)), weights_of(16, 8, 3, 32))
     with pytest.raises(ModelError, match="conv_block has no implementation 'tpv'; did you mean 'tpu'"):
         conv_block(jnp.zeros((8, 4, 4, 16)), weights_of(16, 8, 3, 32), implementation="tpv")
+
+
+def shapes(batch):
+    """Image and weights of a ConvFirst block of 64 channels."""
+    weights = weights_of(64, 8, 3, 256, jnp.bfloat16)
+    return jax.ShapeDtypeStruct((batch, 14, 14, 64), jnp.bfloat16), jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), weights)
+
+
+@pytest.mark.aot
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("chips", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_the_kernel_compiles_for_a_slice_without_moving_the_batch(monkeypatch, chips):
+    environment = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
+    for name, value in {**environment, "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}.items():
+        monkeypatch.setenv(name, value)
+    devices = topologies.get_topology_desc(chips, "tpu").devices
+    mesh = Mesh(np.asarray(devices).reshape(-1), ("data",), axis_types=(AxisType.Auto,))
+    split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    x, weights = shapes(16 * len(devices))
+    with jax.set_mesh(mesh):
+        jitted = jax.jit(lambda x, w: conv_block(x, w, implementation="tpu"), in_shardings=(split, whole), out_shardings=split)
+        text = jitted.trace(x, weights).lower(lowering_platforms=("tpu",)).compile().as_text()
+    assert text.count('"tpu_custom_call"') == 1
+    assert not re.findall(r" (all-gather|all-to-all|all-reduce|collective-permute)(?:-start)?\(", text)
