@@ -9,6 +9,7 @@ The names ending in "_cifar" keep a 3x3 stem without max-pool; resnet20 and resn
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError, nearest
 from jaxvision.models.registry import Variant
+from jaxvision.models.rules import Rule
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.norm import BatchNorm
 from jaxvision.nn.pool import avg_pool, max_pool
@@ -223,4 +225,21 @@ VARIANTS = {
     )
 }
 
-CHECKPOINT = {"torch": ()}
+
+
+def _counted(match: re.Match) -> str:
+    """Layers of a block counted through, activations included: conv1, bn1, relu, conv2, …"""
+    stage, block, kind, number, leaf = match.groups()
+    return f"conv{int(stage) + 1}_x.{block}.residual_function.{3 * (int(number) - 1) + (kind == 'bn')}.{leaf}"
+
+
+CHECKPOINT = {
+    "torch": (),
+    # The networks for CIFAR of weiaicunzai/pytorch-cifar100, which OTO's tutorials train.
+    "pytorch-cifar100": (
+        Rule(r"conv1/(\w+)", r"conv1.0.\1"),
+        Rule(r"bn1/(\w+)", r"conv1.1.\1"),
+        Rule(r"layer(\d)_(\d+)/(conv|bn)(\d)/(\w+)", _counted),
+        Rule(r"layer(\d)_(\d+)/downsample_(\d)/(\w+)", lambda m: f"conv{int(m[1]) + 1}_x.{m[2]}.shortcut.{m[3]}.{m[4]}"),
+    ),
+}
