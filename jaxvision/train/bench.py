@@ -24,7 +24,7 @@ from jaxvision.train.preflight import hlo, price
 from jaxvision.train.preflight.chips import CHIPS, Chip
 from jaxvision.train.preflight.kernels import kernel_cycles
 from jaxvision.train.preflight.mode import cache_folder
-from jaxvision.train.preflight.topology import Topology, open_topology
+from jaxvision.train.preflight.topology import COMPILER_OPTIONS, Topology, open_topology
 
 BATCH = {"cpu": 4}  # of other platforms
 BATCH_ELSE, DTYPE = 128, {"cpu": "float32"}
@@ -189,7 +189,7 @@ def predict(
     same = _text(lowered[0]) == _text(lowered[1])
     found, remark = [], ""
     for program in lowered[:1] if same else lowered:
-        module = hlo.parse(program.compile().as_text())
+        module = hlo.parse(program.compile(COMPILER_OPTIONS[target.chip.platform]).as_text())
         priced = price.price(module, target.chip, kernel_cycles(module, target.name, cache))
         sums = price.total(priced, target.chip)
         found.append(sums.seconds * target.chip.clock)

@@ -32,7 +32,7 @@ from jaxvision.train.figures import _save
 from jaxvision.train.preflight import hlo, price
 from jaxvision.train.preflight.chips import Chip, chip_of
 from jaxvision.train.preflight.kernels import kernel_cycles
-from jaxvision.train.preflight.topology import open_topology
+from jaxvision.train.preflight.topology import COMPILER_OPTIONS, open_topology
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def of_model(name: str, topology: str, batch: int, image_size: tuple[int, int] |
     variables = jax.eval_shape(lambda key, image: model.init(key, image[:1]), jax.random.key(0), image)
     on = SingleDeviceSharding(opened.devices[0])
     forward = jax.jit(lambda variables, image: model.apply(variables, image), in_shardings=on, out_shardings=on)
-    compiled = forward.trace(variables, image).lower(lowering_platforms=(opened.chip.platform,)).compile()
+    compiled = forward.trace(variables, image).lower(lowering_platforms=(opened.chip.platform,)).compile(COMPILER_OPTIONS[opened.chip.platform])
     module = hlo.parse(compiled.as_text())
     return bars(module, opened.chip, kernel_cycles(module, topology, None), depth), opened.chip
 

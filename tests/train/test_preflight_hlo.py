@@ -151,3 +151,44 @@ def test_collectives_with_bytes_and_group(module):
 def test_op_knows_its_layer_its_direction_and_the_line_of_this_package(module):
     product = module.computations["main"]["product"]
     assert (product.layer, product.backward, product.source) == ("ViT/blocks_0/attn/qkv", True, "jaxvision/nn/attention.py:52")
+
+
+@pytest.mark.parametrize(
+    "result, operands, attributes, multiply_adds",
+    [
+        # 64 x 128 by 128 x 256.
+        (
+            "bf16[64,256]{1,0}",
+            ("bf16[64,128]{1,0}", "bf16[128,256]{1,0}"),
+            'custom_call_target="__cublas$gemm", backend_config={"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}',
+            64 * 128 * 256,
+        ),
+        # A 3x3 convolution of 8 to 16 channels, and its gradients: the same multiply-adds by three calls.
+        (
+            "f32[2,6,6,16]{3,2,1,0}",
+            ("f32[2,6,6,8]{3,2,1,0}", "f32[16,3,3,8]{3,2,1,0}"),
+            'window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"',
+            2 * 36 * 16 * 72,
+        ),
+        (
+            "f32[2,6,6,8]{3,2,1,0}",
+            ("f32[2,6,6,16]{3,2,1,0}", "f32[16,3,3,8]{3,2,1,0}"),
+            'window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardInput"',
+            2 * 36 * 16 * 72,
+        ),
+        (
+            "f32[16,3,3,8]{3,2,1,0}",
+            ("f32[2,6,6,8]{3,2,1,0}", "f32[2,6,6,16]{3,2,1,0}"),
+            'window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"',
+            2 * 36 * 16 * 72,
+        ),
+    ],
+)
+def test_operations_of_what_nvidia_s_libraries_compute(result, operands, attributes, multiply_adds):
+    left, right = operands
+    text = (
+        f"HloModule jit_f\n\nENTRY %main (a: f32[1], b: f32[1]) -> f32[1] {{\n  %a = {left} parameter(0)\n  %b = {right} parameter(1)\n"
+        f"  ROOT %call = ({result}, s8[64]{{0}}) custom-call(%a, %b), {attributes}\n}}\n"
+    )
+    module = hlo.parse(text)
+    assert hlo.flops(module, module.computations["main"]["call"]) == 2 * multiply_adds

@@ -32,7 +32,7 @@ FREE_CALLS = (
     "SPMDShardToFullShape",
     "AssumeGatherIndicesInBound",
 )
-KERNEL_CALLS = ("tpu_custom_call", "__gpu$xla.gpu.triton", "triton_kernel_call", "mosaic_gpu")
+KERNEL_CALLS = ("tpu_custom_call", "__gpu$xla.gpu.triton", "triton_kernel_call", "mosaic_gpu", "__cublas$", "__cudnn$")
 OPAQUE = ("fft", "cholesky", "triangular-solve", "infeed", "outfeed", "send", "recv", "rng")
 # Cycles on a TPU, from the bundles of the loop bodies that libtpu compiles for v5e: a gather of one slice takes about 4 + 2 for each 512 bytes
 # (10 for 384 float32, 4.7 for one), a scattered update 16, and a stage of a bitonic sort 4 for 1024 elements.

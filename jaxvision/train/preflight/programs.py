@@ -26,7 +26,7 @@ from jaxvision.train.curriculum import lower_resize
 from jaxvision.train.mesh import batch_shards
 from jaxvision.train.preflight import hlo, price
 from jaxvision.train.preflight.kernels import kernel_cycles, kernels_of
-from jaxvision.train.preflight.topology import Topology
+from jaxvision.train.preflight.topology import COMPILER_OPTIONS, Topology
 from jaxvision.train.setup import Executables, Setup, in_phase, set_up
 from jaxvision.train.stages import stage_configs
 from jaxvision.train.writers import replace_file
@@ -243,7 +243,7 @@ def _figures(lowered: Any, name: str, topology: Topology, cache: pathlib.Path | 
     report(f"  {name}: compiling for {topology.name}")
     clock.since[name] = began
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(COMPILER_OPTIONS[topology.chip.platform])
     except jax.errors.JaxRuntimeError as error:
         found = too_large(str(error), topology.chip.memory)
         if found is None:

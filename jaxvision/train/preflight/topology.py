@@ -18,6 +18,9 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
+# For compiling without a device: Triton's matrix products choose their tiles by timing them, and fail without it for some sizes (12608 x 384); cuBLAS
+# and cuDNN choose without.
+COMPILER_OPTIONS = {"tpu": {}, "cuda": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}}
 # What XLA needs to know of a GPU to compile for it unseen (NVIDIA's H100 SXM data sheet and CUDA's device query).
 H100 = """gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
   shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
@@ -50,15 +53,14 @@ def open_topology(name: str) -> Topology:
         raise ConfigError(f"--topology={name} needs the compiler for it: pip install 'jaxvision[{extra}]' (a machine with such a chip is not needed)")
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    import jax
     from jax.experimental import topologies
 
     try:
         if chip.platform == "tpu":
             description = topologies.get_topology_desc(name, "tpu")
         else:
-            from jax._src import xla_bridge
-
-            xla_bridge.discover_pjrt_plugins()
+            jax.devices("cpu")  # with the first device JAX finds its plugins, this one among them
             description = topologies.get_topology_desc(name, "cuda", target_config=H100, topology=f"1x1x{shape}")
     except Exception as error:
         reason = str(error).splitlines()[0][:200]

@@ -34,8 +34,7 @@ def bytes_moved(module: Module, op: Op, *, on_chip: bool = False) -> float:
 def flops(module: Module, op: Op) -> float:
     """Operations of the convolutions and matrix products in one execution, two a multiply-add; those that a kernel's call declares for itself."""
     if op.opcode == "custom-call":
-        declared = re.search(r'"flops":\s*"?(\d+)', op.attributes)
-        return float(declared.group(1)) if declared else 0.0
+        return _call_flops(module, op)
     inner = itertools.chain.from_iterable(module.computations[name].values() for name in op.calls) if op.opcode == "fusion" else (op,)
     total = 0.0
     for each in inner:
@@ -45,6 +44,26 @@ def flops(module: Module, op: Op) -> float:
             operands = [module.computations[each.computation][name].shapes[0] for name in each.operands]
             total += 2.0 * (_convolution if each.opcode == "convolution" else _dot)(each, *operands)
     return total
+
+
+def _call_flops(module: Module, op: Op) -> float:
+    """Of a call: what it declares, or what cuBLAS and cuDNN compute in it, padding of a convolution included."""
+    if declared := re.search(r'"flops":\s*"?(\d+)', op.attributes):
+        return float(declared.group(1))
+    target = re.search(r'custom_call_target="([^"]*)"', op.attributes)
+    name, home = target.group(1) if target else "", module.computations[op.computation]
+    if name.startswith("__cublas$"):
+        left = home[op.operands[0]].shapes[0]
+        axes = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', op.attributes)
+        return 2.0 * math.prod(op.shapes[0].dims) * math.prod(left.dims[axis] for axis in integers(axes.group(1)))
+    if name.startswith("__cudnn$conv"):
+        _, kernel, _ = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.attributes).groups()
+        shapes = [home[each].shapes[0].dims for each in op.operands[:2]] + [op.shapes[0].dims]
+        # (place of the kernel, place of the convolution's output) among left, right, result.
+        filter_at, output_at = {"__cudnn$convBackwardInput": (1, 0), "__cudnn$convBackwardFilter": (2, 1)}.get(name, (1, 2))
+        taps = math.prod(shapes[filter_at]) / shapes[filter_at][kernel.index("o")]
+        return 2.0 * math.prod(shapes[output_at]) * taps
+    return 0.0
 
 
 def _read(op: Op, inside: Mapping[str, Op], number: int, operand: Op, counted: Callable[[Shape], float]) -> float:
