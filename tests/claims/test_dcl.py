@@ -1,4 +1,7 @@
-"""Paper 70, small: InfoNCE's gradients shrink by q as pairs grow closer; without the positive in the denominator they do not."""
+"""Paper 70, small: InfoNCE's gradients shrink by q, which is small in small batches; without the positive in the denominator they do not, and what is
+learned from small batches is as good."""
+
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +9,33 @@ import numpy as np
 import optax
 import pytest
 
+import jaxvision
 from jaxvision.tasks.ssl import contrastive as c
+from jaxvision.train.config import complete, load_config, with_changes
+from jaxvision.train.stages import stage_configs
+from jaxvision.train.writers import read_metrics
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
+QUIET = {"mesh.data": 1, "writers": ("jsonl",), "compilation_cache": "", "eval_every": 10**6, "checkpoint.every": 10**6, "log_every": 20}
+
+
+def pretrained(spec, folder, **changes):
+    """(k-NN accuracy, mean q of the last fifth of the steps) of the first stage of a demo."""
+    config = dict(stage_configs(load_config(f"{CONFIGS}/{spec}")))["pretrain"]
+    metrics = jaxvision.fit(complete(with_changes(config, {**QUIET, **changes})), folder, report=lambda line: None)
+    coupling = [line["train/coupling"] for line in read_metrics(folder) if "train/coupling" in line]
+    return metrics["test/knn"], float(np.mean(coupling[-max(1, len(coupling) // 5) :]))
+
+
+@pytest.mark.claim
+@pytest.mark.timeout(300)
+def test_the_coupling_is_strong_in_small_batches_and_the_decoupled_loss_learns_as_well(tmp_path):
+    found = {}
+    for loss, batch in (("info_nce", 16), ("info_nce", 256), ("dcl", 16)):
+        found[loss, batch] = pretrained(f"dcl.py:demo,{loss}", tmp_path / f"{loss}{batch}", batch_size=batch, epochs=12)
+        print(loss, batch, found[loss, batch], flush=True)
+    assert found["info_nce", 16][1] < 0.75 and found["info_nce", 256][1] > 0.9
+    assert found["dcl", 16][0] >= found["info_nce", 16][0] - 0.01
 
 
 @pytest.mark.claim

@@ -1,8 +1,5 @@
-"""Paper 70, trained: in batches of 16 InfoNCE's gradients are multiplied by a small q, in batches of 256 by nearly 1, and the decoupled loss learns
-as well from small ones. Seen once: q = 0.689 and 0.998; k-NN accuracy 92.5 % with either loss at batch 16.
-
-On pictures of shapes, which raw pixels do not tell apart, the decoupled loss should be better at batch 16 in the same number of epochs (published on
-CIFAR-10: + 6 points at batch 32, + 2 at 256). Not yet seen here; on digits the two are level."""
+"""Paper 70, trained: on pictures of shapes, which raw pixels do not tell apart, the decoupled loss should give better features than InfoNCE at batch
+16 in the same number of epochs (published on CIFAR-10: + 6 points at batch 32, + 2 at 256). Not yet seen here; on digits the two are level."""
 
 import pathlib
 import statistics
@@ -26,17 +23,6 @@ def pretrained(spec, folder, **changes):
     metrics = jaxvision.fit(complete(with_changes(config, {**QUIET, **changes})), folder, report=lambda line: None)
     coupling = [line["train/coupling"] for line in read_metrics(folder) if "train/coupling" in line]
     return metrics["test/knn"], float(np.mean(coupling[-max(1, len(coupling) // 5) :]))
-
-
-@pytest.mark.pending
-@pytest.mark.timeout(300)
-def test_the_coupling_is_strong_in_small_batches_and_the_decoupled_loss_learns_as_well(tmp_path):
-    found = {}
-    for loss, batch in (("info_nce", 16), ("info_nce", 256), ("dcl", 16)):
-        found[loss, batch] = pretrained(f"dcl.py:demo,{loss}", tmp_path / f"{loss}{batch}", batch_size=batch, epochs=12)
-        print(loss, batch, found[loss, batch], flush=True)
-    assert found["info_nce", 16][1] < 0.75 and found["info_nce", 256][1] > 0.9
-    assert found["dcl", 16][0] >= found["info_nce", 16][0] - 0.01
 
 
 @pytest.mark.pending
