@@ -130,8 +130,8 @@ class PreCrop(Classify):
         shares = precrop.flow_shares(self.model, plain, (*self.model.image_size, self.problem.channels))
         bound = self.config.task.get("flops", None)
         known = {} if bound is None else {"costs": costs, "cost_budget": bound * costs.sum()}
-        found, departure = precrop.synexp(shares, sizes, self.density * sizes.sum(), self.config.task.get("most", 1.0) ** 2, **known)
-        return {layer.name: float(p) for layer, p in zip(layers, found)}, {"departure": departure}
+        found, _ = precrop.synexp(shares, sizes, self.density * sizes.sum(), self.config.task.get("most", 1.0) ** 2, **known)
+        return {layer.name: float(p) for layer, p in zip(layers, found)}, {}
 
     def architecture(self, variables) -> Change | None:
         """The cropped network; None where weights are masked and the network stays as it is."""
