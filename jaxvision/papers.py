@@ -120,7 +120,7 @@ _TABLE = """
 66 codenet 2002.08357 kernels/deform_conv/ models/codenet.py
     Algorithm-hardware Co-design for Deformable Convolution
 # compression and search
-03 precropping 2203.02549 compress/saliency.py compress/precrop.py
+03 precropping 2203.02549 compress/saliency.py compress/precrop.py tasks/precrop.py
     Structured Pruning is All You Need for Pruning CNNs at Initialization
 11 dass 2207.06968 models/darts.py search/dass.py
     DASS: Differentiable Architecture Search for Sparse neural networks
@@ -130,7 +130,7 @@ _TABLE = """
     LPViT: Low-Power Semi-structured Pruning for Vision Transformers
 35 deps 2407.06167 compress/once_for_all.py tasks/deps.py
     DεpS: Delayed ε-Shrinking for Faster Once-For-All Training
-47 otov2 2303.06862 compress/zero_invariant.py optim/dhspg.py
+47 otov2 2303.06862 compress/graph.py compress/zero_invariant.py optim/dhspg.py tasks/otov2.py
     OTOv2: Automatic, Generic, User-Friendly
 48 concept_pruning 2401.04578 models/clip.py data/concept_pruning.py
     Effective pruning of web-scale datasets based on complexity of concept clusters
