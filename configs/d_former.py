@@ -8,8 +8,8 @@
     python -m jaxvision.main --config=configs/d_former.py:synapse --config.data.path=BTCV --workdir=runs/d_former_synapse
         30 abdominal CTs with 13 organs (img/ and label/, of train/ and test/ where the published 18 and 12 are wanted); published, Dice 88.83 % over
         eight organs
-    … acdc --config.data.path=ACDC
-        100 patients' hearts in MR, two times each (training/, patientNNN_frameNN_gt.nii.gz); published, Dice 92.29 %
+    … acdc --config.data.path=ACDC/training
+        100 patients' hearts in MR, two times each (patientNNN_frameNN_gt.nii.gz), a fifth of the patients held out; published, Dice 92.29 %
 
 The released code is the network alone. Preparation, augmentation, loss and optimizer are nnU-Net's, on which the paper builds; patches of Synapse
 are those of the paper, those of ACDC ours.

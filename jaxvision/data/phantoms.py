@@ -2,7 +2,7 @@
 
 "organs": a body with a liver and a spleen of one brightness (only where they lie tells them apart), two kidneys, a thin bright vessel and a rare dark
 lesion inside the liver, under noise and an uneven field. Voxels are thicker along the depth, as clinical scans are. "far_cue": a blob whose class is
-told by a marker in the opposite corner alone, beside a shape that can be told by itself; it tests whether a network sees the whole volume.
+told by a marker at the other end alone, beside a shape that can be told by itself; it tests whether a network sees the whole volume.
 
 A phantom is a pure function of (seed, its number).
 """
@@ -61,47 +61,45 @@ def _organs(rng: np.random.RandomState, size: tuple[int, int, int]) -> tuple[np.
         lesion = sum((g - g[tuple(c)]) ** 2 for g in grid) <= reach**2
         lesion &= mask == 1
         mask[lesion], volume[lesion] = 5, 0.2
-    return volume + 0.15 * _waves(rng, grid, 2) + rng.normal(0, 0.12, size), mask
+    volume += 0.15 * _waves(rng, grid, 2) + rng.normal(0, 0.12, size)
+    return (volume - volume.mean()) / volume.std(), mask
 
 
 def _far_cue(rng: np.random.RandomState, size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     volume, mask = rng.normal(0, 0.3, size), np.zeros(size, np.uint8)
     kind = rng.randint(2)
     # The blob, inside the corner's 4x8x8 voxels.
-    corner = np.array([rng.randint(0, 2), rng.randint(0, 4), rng.randint(0, 4)])
-    blob = tuple(slice(c, c + s) for c, s in zip(corner, (3, 5, 5)))
+    corner = np.array([rng.randint(0, 2), rng.randint(0, 3), rng.randint(0, 3)])
+    blob = tuple(slice(c, c + s) for c, s in zip(corner, (3, 6, 6)))
     volume[blob] += 2.0
     mask[blob] = 1 + kind
-    # The marker, as far away as it can be, bright or dark.
-    d, h, w = size
-    volume[d - 2 :, h - 6 + rng.randint(0, 3) :, w - 6 + rng.randint(0, 3) :] += 3.0 if kind else -3.0
-    # A shape of its own texture in the middle.
-    at = [n // 2 + rng.randint(-2, 3) for n in size]
-    own = tuple(slice(max(a, 5), a + 5) for a in at)
-    stripes = np.where(np.indices(volume[own].shape).sum(0) % 2, 2.0, -2.0)
-    volume[own] += stripes
+    # The marker: the last slices, bright or dark. Brightness is not normalized, as the mean would give it away everywhere.
+    volume[-2:] += 3.0 if kind else -3.0
+    # A dark block about the middle.
+    at = [n // 2 + rng.randint(-1, 2) for n in size]
+    own = tuple(slice(a - n // 8, a + n // 8) for a, n in zip(at, size))
+    volume[own] -= 2.0
     mask[own] = 3
     return volume, mask
 
 
 KINDS: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "organs": (_organs, ("liver", "spleen", "kidney", "vessel", "lesion")),
-    "far_cue": (_far_cue, ("near", "far", "striped")),
+    "far_cue": (_far_cue, ("with_dark_marker", "with_bright_marker", "block")),
 }
 
 
 def phantom(seed: int, number: int, size: tuple[int, int, int], kind: str = "organs", part: int = 0) -> dict[str, Any]:
-    """volume (D, H, W, 1) float32 of about mean 0 and deviation 1, mask (D, H, W) uint8 (0, or class + 1), spacing (3,) in mm, places of each class.
+    """volume (D, H, W, 1) float32, mask (D, H, W) uint8 (0, or class + 1), spacing (3,) in mm, places of each class.
 
-    `part` keeps training and test phantoms apart. Raises ConfigError for an unknown kind.
+    Organs have mean 0 and deviation 1. `part` keeps training and test phantoms apart. Raises ConfigError for an unknown kind.
     """
     if kind not in KINDS:
         raise ConfigError(f"data.name {kind!r} is no kind of phantom; {nearest(kind, KINDS)}")
     # RandomState is frozen by numpy: the same phantoms under every release.
     rng = np.random.RandomState(np.random.SeedSequence([seed, _STREAM, part, number]).generate_state(4))
     volume, mask = KINDS[kind][0](rng, size)
-    volume = ((volume - volume.mean()) / volume.std()).astype(np.float32)[..., None]
-    return {"volume": volume, "mask": mask, "spacing": np.array(SPACING, np.float32), "places": places_of(mask)}
+    return {"volume": volume.astype(np.float32)[..., None], "mask": mask, "spacing": np.array(SPACING, np.float32), "places": places_of(mask)}
 
 
 class PhantomSource:

@@ -47,8 +47,11 @@ class _Loader:
     def _read(self, draw: int, example: int) -> dict[str, Any] | Unreadable:
         randoms = order.uniforms(self.order.seed, draw, RANDOMS) if self.training else None
         try:
-            read = cut_patch if isinstance(self.image, Patch) else decode
-            return read(self.source.record(example), self.image, self.source.name_of(example), randoms)
+            record, name = self.source.record(example), self.source.name_of(example)
+            if ("volume" in record) != isinstance(self.image, Patch):
+                kind, size = ("volume", "(depth, height, width)") if "volume" in record else ("picture", "(height, width)")
+                raise ConfigError(f"{name} is a {kind}, for which image_size is {size}, not {self.image.image_size}")
+            return (cut_patch if isinstance(self.image, Patch) else decode)(record, self.image, name, randoms)
         except Unreadable as error:
             return error
 

@@ -272,8 +272,10 @@ def sample_volumes() -> dict[str, pathlib.Path]:
     import nibabel.testing
     import pydicom.data
 
-    nifti = pathlib.Path(nibabel.testing.data_path)
-    found = {name: nifti / f"{name}.{ending}" for name, ending in (("anatomical", "nii"), ("example_nifti2", "nii.gz"), ("tpl-MNI305", "nii.gz"))}
-    series = pathlib.Path(pydicom.data.__file__).parent / "test_files" / "dicomdirtests"
-    found |= {f"dicom_{path.parent.name}_{path.name}": path for path in sorted(series.glob("*/*")) if is_series(path)}
+    nifti, series = pathlib.Path(nibabel.testing.data_path), pathlib.Path(pydicom.data.__file__).parent / "test_files" / "dicomdirtests"
+    found = {
+        "anatomical": nifti / "anatomical.nii",  # a head, 33 x 41 x 25
+        "functional": nifti / "functional.nii",  # a head over time, 17 x 21 x 3, 20 channels
+        "ct": series / "98892001" / "CT5N",  # five slices
+    }
     return {name: path for name, path in found.items() if path.exists()}

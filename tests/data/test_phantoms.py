@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from jaxvision.data.decode import Decode
 from jaxvision.data.patches import Patch, cut_patch, places_of
 from jaxvision.data.phantoms import KINDS, open_phantoms, phantom
+from jaxvision.data.stream import EvalStream
 from jaxvision.errors import ConfigError, DataError
 
 
@@ -38,6 +40,14 @@ def test_sources_of_both_splits_differ_and_wrong_settings_are_one_line():
     for arguments in (("val", 4, (16, 16, 16), "organs"), ("train", 4, (16, 16), "organs"), ("train", 4, (16, 16, 16), "organ")):
         with pytest.raises(ConfigError):
             open_phantoms(*arguments, 0)
+
+
+def test_volumes_and_pictures_need_sizes_of_their_own():
+    source = open_phantoms("train", 2, (12, 12, 12), "organs", 0)
+    with pytest.raises(ConfigError, match=r"phantoms\[0\] is a volume"):
+        next(iter(EvalStream(source, batch_size=1, image=Decode((12, 12)), workers=0)))
+    batch = next(iter(EvalStream(source, batch_size=2, image=Patch((8, 8, 8)), workers=0)))
+    assert batch["volume"].shape == (2, 8, 8, 8, 1) and batch["mask"].shape == (2, 8, 8, 8) and batch["valid"].all()
 
 
 def example():

@@ -72,7 +72,7 @@ def test_intensities_are_cut_or_standardized():
 def test_a_dicom_series_is_a_scan_with_its_geometry():
     import pydicom
 
-    path = sample_volumes()["dicom_98892003_MR700"]
+    path = sample_volumes()["ct"]
 
     slices = [pydicom.dcmread(file) for file in sorted(path.iterdir())]
     scan = read_scan(path)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxvision.errors import ModelError
 from jaxvision.models.complexity import complexity
-from jaxvision.models.d_former import CHECKPOINT
+from jaxvision.models.d_former import CHECKPOINT, Stage
 from jaxvision.models.registry import count_parameters, create_model, shapes_of
 from jaxvision.tasks.base import count
 from tests.reference_weights import filled, relative_error
@@ -53,11 +53,24 @@ def test_parameters_maps_and_cost_of_the_released_network():
 
 @pytest.mark.parametrize("size", [(7, 18, 22)])
 def test_volumes_that_the_released_code_refuses_come_back_at_their_own_size(size):
-    model = create_model("d_former_demo", 3, size)
-    outputs = jax.eval_shape(
-        lambda v, x: model.apply(v, x, method="outputs"), shapes_of(model, 1), jax.ShapeDtypeStruct((2, *size, 1), jnp.float32)
-    )
-    assert outputs[0].shape == (2, *size, 3)
+    model = create_model("d_former_demo", 3, size, dtype="bfloat16", remat=True, drop_path=0.1)
+
+    def loss(variables, volume):
+        (finest,) = model.apply(variables, volume, method="outputs", train=True, rngs={"dropout": jax.random.key(0)})
+        return finest.sum(), finest
+
+    given = shapes_of(model, 1), jax.ShapeDtypeStruct((2, *size, 1), jnp.float32)
+    grads, finest = jax.eval_shape(jax.grad(loss, has_aux=True), *given)
+    assert (finest.shape, finest.dtype) == ((2, *size, 3), jnp.float32) and grads["params"]["norm"]["scale"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("second, seen", [("global", 1792), ("local", 75)])
+def test_one_pair_of_blocks_sees_most_of_the_volume_and_two_local_ones_their_neighbours(second, seen):
+    stage = Stage(2, (0.0, 0.0), (2, 4, 4), 4, second, 2.0, False)
+    x = jnp.asarray(np.random.RandomState(0).normal(size=(1, 8, 16, 16, 8)).astype(np.float32))
+    variables = jax.jit(lambda x: stage.init(jax.random.key(0), x, False))(x)
+    corner = jax.jit(jax.grad(lambda x: (stage.apply(variables, x, False)[0, 0, 0, 0] * jnp.arange(8.0)).sum()))(x)
+    assert np.count_nonzero(np.abs(corner[0]).max(-1)) == seen
 
 
 def test_an_unknown_second_block_is_one_line():

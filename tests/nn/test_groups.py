@@ -37,6 +37,7 @@ def test_a_side_that_a_group_does_not_divide_makes_larger_groups_as_published():
     # 9 rows at a stride of 2, which the public code refuses.
     odd = dilated_groups((2, 9, 8), (2, 4, 4), 1)
     assert (odd.padded, odd.group, odd.masked) == ((2, 10, 8), (2, 5, 4), True)
+    assert local_groups((4, 4, 4), (2, 8, 8)).group == (4, 4, 4)
     assert local_groups((4, 6, 20), (2, 8, 8)).group == dilated_groups((4, 6, 20), (2, 8, 8), 4).group == (4, 6, 20)
 
 
