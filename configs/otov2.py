@@ -2,7 +2,9 @@
 
     python -m jaxvision.main --config=configs/otov2.py:demo --workdir=runs/oto
         a small ResNet on scikit-learn's digits, 60 % of its channel groups brought to zero; architecture.json says what is left, and
-        --mode=export writes the small network, whose outputs are those of the large one. demo,dense is the same training without it
+        --mode=export writes the small network, whose outputs are those of the large one. demo,dense is the same training without it.
+        Seen with two seeds: 98.9 and 97.5 % with 10,276 and 10,119 parameters, 99.2 and 98.9 % with all 77,754; the dense networks cut by
+        magnitude as far are at 16 and 10 %
 
     python -m jaxvision.main --config=configs/otov2.py:resnet50 --config.init_from=resnet50.safetensors --workdir=runs/oto_resnet50
         ResNet-50 on ImageNet-1k from weights of timm or torchvision, 40 % of the groups. The paper: 75.2 % with 1,575 M multiply-adds of 4,089 M
