@@ -1,23 +1,15 @@
-"""Paper 25: on scikit-learn's digits a ConvFirst net is no worse than one of depthwise 7x7 blocks at equal multiply-adds; the waterline orders
-eighteen blocks by their latency."""
+"""Paper 25, on scikit-learn's digits: at equal multiply-adds a ConvFirst net is no worse than one of depthwise 7x7 blocks."""
 
 import pathlib
-import time
 
 import jax
 import jax.numpy as jnp
 import pytest
-from scipy.stats import spearmanr
 
 import jaxvision
-from jaxvision.kernels.dense import dense
-from jaxvision.kernels.depthwise_conv import depthwise_conv
-from jaxvision.kernels.grouped_conv import grouped_conv
 from jaxvision.models.complexity import complexity
 from jaxvision.models.convfirst import ConvFirstNet
 from jaxvision.train.config import load_config
-from jaxvision.train.preflight.chips import Chip
-from jaxvision.train.waterline import Block
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "convfirst.py"
 HERE = ["--config.mesh.data=1", "--config.writers=('jsonl',)", "--config.compilation_cache=", "--config.epochs=5"]
@@ -46,72 +38,3 @@ def test_at_equal_multiply_adds_convfirst_is_not_worse_than_depthwise_blocks(tmp
     assert abs(macs["convfirst"] / macs["convnext"] - 1) < 0.05
     assert reached["convfirst"] > 0.95
     assert reached["convfirst"] > reached["convnext"] - 0.01
-
-
-BATCH = 4
-# Side and channels of the maps. At 7x7 the library takes other code for depthwise convolutions, whose rate would be one more to measure.
-SHAPES = ((28, 64), (56, 32), (56, 64), (28, 128), (14, 128), (14, 256))
-# kind -> side of the kernel, input channels of an output. The kinds do unlike numbers of operations at unlike rates.
-KINDS = {"convfirst": (3, 8), "mbconv": (3, 1), "convnext": (7, 1)}
-
-
-def convolution(x, kernel):
-    groups = x.shape[-1] // kernel.shape[2]
-    return depthwise_conv(x, kernel) if kernel.shape[2] == 1 else grouped_conv(x, kernel, groups)
-
-
-def layers_of(block: Block):
-    """(function, its arrays) of each layer, and of the block as one program; activations and norms left out."""
-    spatial = block.inner if block.kind == "mbconv" else block.channels
-    draw = lambda number, *shape: jax.random.normal(jax.random.key(number), shape) / shape[-1]
-    map_of = lambda channels: draw(0, BATCH, block.height, block.width, channels)
-    kernel = draw(1, block.kernel, block.kernel, block.group_width, spatial)
-    expand, project = draw(2, block.channels, block.inner), draw(3, block.inner, block.channels)
-    layers = {
-        "conv": (convolution, map_of(spatial), kernel),
-        "expand": (dense, map_of(block.channels), expand),
-        "project": (dense, map_of(block.inner), project),
-    }
-
-    def whole(x, kernel, expand, project):
-        if block.kind == "mbconv":
-            return x + dense(convolution(dense(x, expand), kernel), project)
-        return x + dense(dense(convolution(x, kernel), expand), project)
-
-    return layers, (whole, map_of(block.channels), kernel, expand, project)
-
-
-def shortest(function, *arrays) -> float:
-    compiled = jax.jit(function).lower(*arrays).compile()
-    spent = []
-    for _ in range(8):
-        began = time.perf_counter()
-        jax.block_until_ready(compiled(*arrays))
-        spent.append(time.perf_counter() - began)
-    return min(spent)
-
-
-@pytest.mark.claim
-@pytest.mark.timeout(300)
-def test_the_waterline_orders_blocks_by_latency_once_each_kind_of_layer_has_its_own_peak():
-    blocks = [Block(kind, side, side, channels, 4, *KINDS[kind]) for kind in KINDS for side, channels in SHAPES]
-    # A rate for each kind of layer, from one block in the middle; from the others nothing but sizes.
-    rates = {}
-    kind_of = lambda bar, block: (block.kernel, block.group_width) if bar.name == "conv" else bar.name
-    for block in blocks:
-        if (block.height, block.channels) == SHAPES[0]:
-            layers, _ = layers_of(block)
-            for bar in block.layers(BATCH, item=4):
-                rates.setdefault(kind_of(bar, block), bar.flops / shortest(*layers[bar.name]))
-    copied = jnp.zeros(2**24)
-    bandwidth = 8 * copied.size / shortest(lambda x: x + 1, copied)
-    chip = lambda rate: Chip("cpu", "cpu", rate, bandwidth, 0.0, 1.0, 0.0)
-
-    def predicted(block: Block) -> float:
-        return sum(bar.least_seconds(chip(rates[kind_of(bar, block)])) for bar in block.layers(BATCH, item=4))
-
-    measured = [shortest(*layers_of(block)[1]) for block in blocks]
-    predictors = {"waterline": predicted, "operations": lambda block: block.fused(BATCH).flops}
-    figures = {name: spearmanr([of(block) for block in blocks], measured).statistic for name, of in predictors.items()}
-    print(figures, [(block.kind, block.height, round(1e3 * predicted(block), 2), round(1e3 * seen, 2)) for block, seen in zip(blocks, measured)])
-    assert figures["waterline"] > 0.8
