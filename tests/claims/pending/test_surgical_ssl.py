@@ -1,8 +1,9 @@
 """Paper 06, small: on pictures of shapes each of the four methods learns features of the shape from views of one picture, and none from unrelated
 views; without Sinkhorn or centring the clusters of SwAV and DINO collapse.
 
-Seen once each: the 192 steps of the demo are too few for SimCLR (24.6 % of 6 classes; unrelated views 19.7, an untrained network 22.5); the entropy of SwAV's codes stays at 1.000 of the
-largest possible, and without Sinkhorn it falls below 0.3 within 48 steps. The others have not been seen to their end."""
+Seen once each: the 192 steps of the demo are too few for SimCLR (24.6 % of 6 classes; unrelated views 19.7, an untrained network 22.5); the entropy
+of SwAV's codes stays at 1.000 of the largest possible, and without Sinkhorn it falls below 0.3 within 48 steps. The others have not been seen to
+their end."""
 
 import pathlib
 
