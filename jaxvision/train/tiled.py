@@ -99,7 +99,7 @@ def _video_frames(path: pathlib.Path, channels: int) -> Iterator[UInt8[np.ndarra
     try:
         import av
     except ImportError:
-        raise DataError(f"{path} is a video, which PyAV reads: pip install av, or take its frames out as pictures first") from None
+        raise DataError(f"{path} is a video, which PyAV reads: pip install 'jaxvision[video]', or give its frames as pictures") from None
     try:
         with av.open(str(path)) as video:
             for frame in video.decode(video=0):

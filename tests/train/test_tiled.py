@@ -63,7 +63,7 @@ def test_a_file_of_several_frames_is_read_frame_by_frame(tmp_path):
 def test_a_video_is_read_frame_by_frame_and_without_its_reader_that_is_one_line(tmp_path, monkeypatch):
     path = tmp_path / "clip.mp4"
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(DataError, match=r"clip\.mp4 is a video, which PyAV reads: pip install av"):
+    with pytest.raises(DataError, match=r"clip\.mp4 is a video, which PyAV reads: pip install 'jaxvision\[video\]'"):
         next(frames(path, 3))
 
     class Broken(Exception):

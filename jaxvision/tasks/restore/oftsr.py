@@ -36,7 +36,9 @@ class OFTSR(Restore):
     solver: of the teacher's step, "midpoint", "ralston", "heun" or "euler". weights: of the trajectory, boundary and alignment losses.
     """
 
-    KEYS = (*Restore.KEYS, "role", "scale", "enlarge", "strength", "sampler", "steps", "t", "times", "dt", "t_min", "t_max", "solver", "weights")
+    OWN = ("role", "scale", "enlarge", "strength", "sampler", "steps", "t", "times", "dt", "t_min", "t_max", "solver", "weights")
+    # Its losses compare velocities, not pictures.
+    KEYS = (*(key for key in Restore.KEYS if key not in ("frequency", "supervise")), *OWN)
 
     def __init__(self, config, problem):
         get = config.task.get
