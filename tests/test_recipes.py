@@ -77,3 +77,36 @@ def test_the_surgical_study_s_methods_share_views_and_optimizer_and_differ_in_th
 @pytest.mark.parametrize("variant", ["moco_imagenet", "simclr_imagenet", "swav_imagenet", "dino_imagenet", "dino_imagenet_vit"])
 def test_the_originals_are_complete(variant):
     assert variant_of(dict(stage_configs(load(f"surgical_ssl.py:{variant}")))["linear"].model.name)
+
+
+@pytest.mark.parametrize(
+    "variant, model, rate, steps, side",
+    [
+        ("scratch", "drct_x4", 2e-4, 500_000, 256),
+        ("imagenet,3,large", "drct_l_x3", 2e-4, 800_000, 192),
+        ("finetune,2", "drct_x2", 1e-5, 250_000, 128),
+        ("from_x2,4", "drct_x4", 1e-4, 250_000, 256),
+    ],
+)
+def test_drct_s_variants_are_the_released_recipes(variant, model, rate, steps, side):
+    config = load(f"drct.py:{variant}")
+    assert variant_of(model).settings["scale"] * 64 == side and (config.model.name, config.image_size) == (model, (side, side))
+    assert (config.optim.lr, config.steps, config.batch_size, config.optim.ema, config.optim.b2) == (rate, steps, 32, 0.999, 0.99)
+    assert config.optim.milestones[0] == config.steps * 0.5 or variant.startswith("imagenet")
+    assert config.reinit_head == (variant == "from_x2,4")
+
+
+@pytest.mark.parametrize(
+    "variant, folders", [("denoise", "input,groundtruth"), ("lol", "low,high"), ("fivek", "input,target"), ("sr,3", "input,target")]
+)
+def test_mirnet_s_tasks_are_folders_of_pairs_and_one_recipe(variant, folders):
+    config = load(f"mirnet.py:{variant}")
+    assert (config.data.source, config.data.name, config.task.loss) == ("paired", folders, "clipped_charbonnier")
+    assert (config.epochs, config.batch_size, config.task.patch, config.task.mixup, config.task.mixup_from) == (60, 16, 128, 1.2, 5)
+    assert config.task.get("border", None) == (3 if variant == "sr,3" else None)
+
+
+@pytest.mark.parametrize("spec", ["drct.py:scratch,5", "drct.py:demo,2", "mirnet.py:sr", "mirnet.py:lol,2"])
+def test_restoration_s_variants_that_are_not_there_are_one_line(spec):
+    with pytest.raises(ConfigError, match=spec.split(":")[0]):
+        load(spec)

@@ -58,9 +58,8 @@ class ResidualDenseGroup(nn.Module):
         return made[-1] * RESIDUAL + x
 
     def layer(self, number: int, x: Float[Array, "b h w e"], train: bool) -> Float[Array, "b h w g"]:
-        """Swin layer `number` of 1..5 and the 1x1 convolution after it, to `growth` channels, or to the group's own in the end."""
+        """Swin layer `number` of 1..5 and the 1x1 convolution after it."""
         dim, dtypes = x.shape[-1], {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        features = dim - (LAYERS - 1) * self.growth if number == LAYERS else self.growth
         x = SwinBlock(
             heads=layer_heads(self.heads, dim) if number > 1 else self.heads,
             window=(self.window,) * 2,
@@ -71,7 +70,12 @@ class ResidualDenseGroup(nn.Module):
             **dtypes,
             name=f"swin{number}",
         )(x, train)
-        return Pointwise(features, kernel_init=torch_kernel, bias_init=torch_bias(dim), **dtypes, name=f"adjust{number}")(x)
+        adjust = Pointwise(self.features(number, dim), kernel_init=torch_kernel, bias_init=torch_bias(dim), **dtypes, name=f"adjust{number}")
+        return adjust(x)
+
+    def features(self, number: int, dim: int) -> int:
+        """Channels that layer `number`, which sees `dim`, adds; the last returns to the trunk's."""
+        return dim - (LAYERS - 1) * self.growth if number == LAYERS else self.growth
 
 
 class DRCT(nn.Module):

@@ -1,4 +1,7 @@
-"""Paper 18 at the other scales: ESPCN beats bicubic interpolation on photographs it never saw."""
+"""Paper 18 at the other scales: ESPCN beats bicubic interpolation on photographs it never saw.
+
+Seen once, on a busy machine: 34.14 dB beside 33.12 at x2, 29.84 beside 29.36 at x4; x2 took longer there than the time it is given here.
+"""
 
 import pathlib
 
