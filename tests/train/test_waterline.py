@@ -1,19 +1,13 @@
 """Waterlines: bars of a compiled program, rates that bytes allow, fused blocks and plans, and the claims on intensity of arXiv 2404.03617."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import SingleDeviceSharding
 
 from jaxvision.errors import ConfigError
-from jaxvision.kernels.dense import dense
-from jaxvision.kernels.grouped_conv import grouped_conv
 from jaxvision.train import waterline
 from jaxvision.train.preflight import hlo
 from jaxvision.train.preflight.chips import CHIPS
-from jaxvision.train.preflight.topology import open_topology
 
 CHIP = CHIPS["v5e"]
 
@@ -103,28 +97,3 @@ def test_networks_are_compared_by_their_gaps(tmp_path, monkeypatch):
 def test_what_cannot_be_read_is_one_line(word, message):
     with pytest.raises(SystemExit, match=message):
         waterline.main([word])
-
-
-@pytest.mark.aot
-@pytest.mark.timeout(300)
-def test_the_compiler_moves_less_when_it_may_fuse_a_block_and_more_than_one_kernel_would():
-    device = SingleDeviceSharding(open_topology("v5e:1x1").devices[0])
-    batch, side, channels = 32, 56, 64
-    block = waterline.Block("convfirst", side, side, channels)
-    kernel = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.bfloat16)
-    weights = (kernel(3, 3, 8, channels), kernel(channels, block.inner), kernel(block.inner, channels))
-
-    def run(hold, x, conv, expand, project):
-        y = hold(grouped_conv(x, conv, channels // 8))
-        y = hold(jax.nn.silu(hold(dense(y, expand))))
-        return x + hold(dense(y, project))
-
-    def moved(hold):
-        jitted = jax.jit(functools.partial(run, hold), in_shardings=device, out_shardings=device)
-        lowered = jitted.trace(kernel(batch, side, side, channels), *weights).lower(lowering_platforms=("tpu",))
-        module = hlo.parse(lowered.compile().as_text())
-        return sum(times * hlo.bytes_moved(module, op) for op, times in hlo.executed(module))
-
-    apart, fused = moved(jax.lax.optimization_barrier), moved(lambda x: x)
-    print({"layer by layer": apart, "as the compiler fuses": fused, "one kernel": block.fused(batch).bytes})
-    assert apart > 1.2 * fused > 1.2 * block.fused(batch).bytes
