@@ -4,13 +4,13 @@ It takes no bias here, which would have to be given for every example. Sequences
 their own. Its backward pass wants the sums of the forward pass, which is run again.
 """
 
-import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu import flash_attention as flash
 
+from jaxvision.kernels.attention import reference
 from jaxvision.kernels.attention.call import Call
 from jaxvision.kernels.attention.tpu import LANES, dim_of
 
@@ -24,7 +24,7 @@ def covers(call: Call, *operands) -> bool:
     return known and not call.bias and not call.dropout and min(call.tokens(operands)) >= BLOCK
 
 
-def _attend(call: Call, interpret: bool, *operands):
+def _attend(call: Call, *operands):
     (q, t), width = call.tokens(operands), dim_of(call, operands) // call.heads
     rows, columns = (-(-n // BLOCK) * BLOCK for n in (q, t))
 
@@ -39,15 +39,17 @@ def _attend(call: Call, interpret: bool, *operands):
         # Queries of the padding look at keys of the padding, so that no row is empty.
         segments = flash.SegmentIds(number(rows, q), number(columns, t))
     sizes = flash.BlockSizes(*(BLOCK, BLOCK, BLOCK, 1), *(BLOCK,) * 7)
-    with pltpu.force_tpu_interpret_mode() if interpret else contextlib.nullcontext():
-        y = flash.flash_attention(*parts, segment_ids=segments, sm_scale=width**-0.5, block_sizes=sizes)
+    y = flash.flash_attention(*parts, segment_ids=segments, sm_scale=width**-0.5, block_sizes=sizes)
     return y[:, :, :q].swapaxes(1, 2).reshape(y.shape[0], q, -1)
 
 
 def forward(call: Call, *operands, interpret: bool = False):
-    return _attend(call, interpret, *operands)
+    # Where it is asked for on another platform: this kernel cannot be interpreted while a program is lowered.
+    return reference.forward(call, *operands) if interpret else _attend(call, *operands)
 
 
 def backward(call: Call, which: tuple[int, ...], cotangent, *operands, interpret: bool = False):
-    gradients = jax.vjp(lambda *operands: _attend(call, interpret, *operands), *operands)[1](cotangent)
+    if interpret:
+        return tuple(reference.backward(call, which, cotangent, *operands))
+    gradients = jax.vjp(functools.partial(_attend, call), *operands)[1](cotangent)
     return tuple(gradients[i] for i in which)
