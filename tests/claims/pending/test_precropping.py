@@ -1,4 +1,7 @@
-"""Paper 03, on scikit-learn's digits at 5 % of the weights: how many weights a layer keeps matters, and which ones does not."""
+"""Paper 03, on scikit-learn's digits at 5 % of the weights: how many weights a layer keeps matters, and which ones does not.
+
+Seen with one seed: widths by SynExp 95.6 %, one factor for all widths 95.0 %, densities reversed 89.4 %, SynFlow's mask 97.5 %.
+"""
 
 import pathlib
 
