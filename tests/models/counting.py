@@ -30,7 +30,8 @@ def parameter_sizes(model: nn.Module, image_shape: tuple[int, ...], memory: dict
 
     def intercept(call, arguments, keywords, context):
         module = context.module
-        key = _key(module, context.method_name, arguments, keywords) if module.path else None
+        # Of a module's other methods, what they create is a part of the module, and not known apart from the rest.
+        key = _key(module, context.method_name, arguments, keywords) if module.path and context.method_name == "__call__" else None
         here = "/".join(module.path) + "/"
         if key is not None and key in memory:
             sizes, output = memory[key]
