@@ -10,8 +10,8 @@ from jaxvision.train.config import complete, load_config, plain
 from jaxvision.train.writers import read_metrics
 from tests.runs import ROOT
 
-# All but what trains nothing: the table of the kernels.
-DEMOS = sorted({path.name for path in (ROOT / "configs").glob("*.py")} - {"bench_kernels.py"})
+# All but what trains nothing: the table of the kernels, and the steps that preflight prices.
+DEMOS = sorted({path.name for path in (ROOT / "configs").glob("*.py")} - {"bench_kernels.py", "step.py"})
 
 
 def shortened(config, steps: int = 2):
