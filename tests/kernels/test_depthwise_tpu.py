@@ -66,7 +66,7 @@ def test_tpus_take_the_kernels_only_for_maps_that_they_are_ahead_at():
         text = jax.jit(maps).trace(*shapes).lower(lowering_platforms=("tpu",)).as_text()
         return text.count("tpu_custom_call")
 
-    assert [kernels(56, 16, 7), kernels(14, 16, 7), kernels(14, 16, 9), kernels(14, 16, 5)] == [3, 2, 3, 0]
+    assert [kernels(56, 16, 7), kernels(28, 16, 7), kernels(14, 16, 7), kernels(14, 16, 9), kernels(14, 16, 5)] == [3, 2, 0, 3, 0]
 
 
 def test_a_batch_cut_along_the_context_mesh_stays_where_it_is_and_agrees():

@@ -397,13 +397,12 @@ def weight_grad(x, dy, geometry: Geometry, *, interpret: bool = False):
 
 def ahead(field: str, geometry: Geometry) -> bool:
     """Whether a map is faster than the compiler's own (docs/performance.md): theirs grows with the taps, ours hardly does."""
-    taps = math.prod(geometry.kernel)
-    if field != "weight_grad":
-        return taps >= SOME_TAPS
-    return taps >= (SOME_TAPS if math.prod(geometry.output) >= LARGE else MANY_TAPS) and geometry.kernel[0] <= TALLEST
+    least = SOME_TAPS if math.prod(geometry.output) >= LARGE[field] else MANY_TAPS
+    return math.prod(geometry.kernel) >= least and (field != "weight_grad" or geometry.kernel[0] <= TALLEST)
 
 
-# 7x7 is ahead, 5x5 is not; the gradient of the kernel at 7x7 from maps of 56x56 on, on smaller ones from 9x9 on. Its sums of diagonals take the
-# compiler minutes at 27x27.
-SOME_TAPS, MANY_TAPS, LARGE, TALLEST = 45, 75, 56 * 56, 15
+# 7x7 is ahead on large maps, from 9x9 on all are, 5x5 is not. The gradient of the kernel is made of sums of diagonals, which take the compiler minutes
+# at 27x27.
+SOME_TAPS, MANY_TAPS, TALLEST = 45, 75, 15
+LARGE = {"forward": 28 * 28, "input_grad": 28 * 28, "weight_grad": 56 * 56}
 MAPS = Maps(forward, input_grad, weight_grad, covers, hand_cut=True, ahead=ahead)
