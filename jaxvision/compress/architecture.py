@@ -89,6 +89,16 @@ def _asked(model: nn.Module, channels: int) -> tuple[dict[str, dict[str, Any]], 
     return record, shapes
 
 
+def _held(model: nn.Module, layers: Layers, new: Mapping[str, tuple[int, ...]], channels: int) -> Layers:
+    """`layers`, and the widths that the model would make from another's, which was cut: EfficientNet's squeezed ones are a quarter of the input's."""
+    record, _ = _asked(resized(model, layers), channels)
+    table = as_table(layers)
+    for path, values in record.items():
+        if "features" in values and (kernel := new.get(f"params/{path}/kernel")) is not None and kernel[-1] != values["features"]:
+            table[path] = table.get(path, {}) | {"features": kernel[-1]}
+    return as_layers(table)
+
+
 def _misfits(model: nn.Module, layers: Layers, wanted: Mapping[str, tuple[int, ...]], channels: int) -> list[str]:
     got = {name: leaf.shape for name, leaf in named_leaves(shapes_of(resized(model, layers), channels)).items()}
     return [name for name in wanted if got.get(name) != wanted[name]] + [name for name in got if name not in wanted]
@@ -99,7 +109,7 @@ def describe(model: nn.Module, graph: Graph, units: Mapping[str, int], channels:
     record, shapes = _asked(model, channels)
     old = {name: leaf.shape for name, leaf in named_leaves(shapes).items()}
     new = shapes_after(graph, shapes, units)
-    layers = _sizes(record, getattr(model, "architecture", ()), old, new)
+    layers = _held(model, _sizes(record, getattr(model, "architecture", ()), old, new), new, channels)
     if bad := _misfits(model, layers, new, channels):
         raise ModelError(f"{type(model).__name__} fixes the width of {bad[0]} itself, so it cannot be cut there; leave its component out")
     return layers
@@ -114,7 +124,8 @@ def prunable(model: nn.Module, channels: int = 3) -> Graph:
     while components:
         graph = Graph(components, graph.positions)
         new = shapes_after(graph, shapes, {component.name: component.units - 1 for component in components})
-        bad = set(_misfits(model, _sizes(record, getattr(model, "architecture", ()), old, new), new, channels))
+        layers = _held(model, _sizes(record, getattr(model, "architecture", ()), old, new), new, channels)
+        bad = set(_misfits(model, layers, new, channels))
         fixed = {component.name for component in components if bad & {place.leaf for place in component.places}}
         if bad and not fixed:
             raise ModelError(f"{type(model).__name__} has other layers when it is narrower ({sorted(bad)[0]}): it cannot be cut")
