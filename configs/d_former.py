@@ -53,7 +53,7 @@ def demo() -> ConfigDict:
     data = {"source": "phantoms", "name": "organs", "size": (24, 48, 48), "count": 64, "spacing": (2.0, 1.0, 1.0), "balance": 0.5}
     # Left and right tell liver from spleen, so that nothing is mirrored.
     augment = {"rotate": (15.0, 0.0, 0.0), "scale": (0.9, 1.1), "noise": 0.05, "brightness": 0.1, "contrast": 0.1}
-    return _config(
+    config = _config(
         {"name": "d_former_demo"},
         data,
         augment,
@@ -65,6 +65,8 @@ def demo() -> ConfigDict:
         log_every=25,
         optim={"name": "adamw", "lr": 2e-3, "schedule": "cosine", "warmup": 0.05, "weight_decay": 0.01, "clip": 1.0},
     )
+    config.task.supervision = (1.0,)  # two stages have one output
+    return config
 
 
 def _published(model: dict, data: dict, augment: dict, size: tuple[int, int, int], batch: int) -> ConfigDict:
