@@ -401,8 +401,8 @@ def ahead(field: str, geometry: Geometry) -> bool:
     return math.prod(geometry.kernel) >= least and (field != "weight_grad" or geometry.kernel[0] <= TALLEST)
 
 
-# 7x7 is ahead on large maps, from 9x9 on all are, 5x5 is not. The gradient of the kernel is made of sums of diagonals, which take the compiler minutes
-# at 27x27.
+# 7x7 is ahead on large maps, from 9x9 on all are, 5x5 is not. The gradient of the kernel is made of sums of diagonals, which take the compiler
+# minutes at 27x27.
 SOME_TAPS, MANY_TAPS, TALLEST = 45, 75, 15
 LARGE = {"forward": 28 * 28, "input_grad": 28 * 28, "weight_grad": 56 * 56}
 MAPS = Maps(forward, input_grad, weight_grad, covers, hand_cut=True, ahead=ahead)
