@@ -11,6 +11,7 @@ from jaxvision.kernels.dense import dense
 from jaxvision.kernels.depthwise_conv import depthwise_conv
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.pointwise import Dense
+from jaxvision.nn.wide import add_bias
 
 EPSILON = 1e-5
 
@@ -40,7 +41,7 @@ class DepthwiseConv3D(nn.Module):
     def __call__(self, x: Float[Array, "b d h w c"]) -> Float[Array, "b d h w c"]:
         kernel = self.param("kernel", self.kernel_init, (self.side,) * 3 + (1, x.shape[-1]), self.param_dtype)
         bias = self.param("bias", self.bias_init, (x.shape[-1],), self.param_dtype)
-        return depthwise_conv3d(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        return add_bias(depthwise_conv3d(x.astype(self.dtype), kernel.astype(self.dtype)), bias)
 
 
 def blocks_of(x: Float[Array, "b d h w c"], sides: tuple[int, int, int]) -> Float[Array, "b d2 h2 w2 m"]:
@@ -74,7 +75,7 @@ class PatchProjection3D(nn.Module):
     def __call__(self, x: Float[Array, "b d h w c"]) -> Float[Array, "b d2 h2 w2 m"]:
         kernel = self.param("kernel", self.kernel_init, (*self.patch, x.shape[-1], self.dim), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.dim,), self.param_dtype)
-        return dense(blocks_of(x.astype(self.dtype), self.patch), kernel.reshape(-1, self.dim).astype(self.dtype)) + bias.astype(self.dtype)
+        return add_bias(dense(blocks_of(x.astype(self.dtype), self.patch), kernel.reshape(-1, self.dim).astype(self.dtype)), bias)
 
 
 class PatchMerging3D(nn.Module):
