@@ -24,6 +24,7 @@ from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.pixel_shuffle import pixel_shuffle
 from jaxvision.nn.pointwise import Pointwise
 from jaxvision.nn.regularize import drop_path_rates
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 
 # Of DIV2K, subtracted from pixels in 0..1 and added again.
@@ -55,7 +56,7 @@ class ResidualDenseGroup(nn.Module):
         for number in range(1, LAYERS + 1):
             y = self.layer(number, jnp.concatenate(made, -1), train)
             made.append(y if number == LAYERS else nn.leaky_relu(y, SLOPE))
-        return made[-1] * RESIDUAL + x
+        return residual(x, made[-1] * RESIDUAL)
 
     def layer(self, number: int, x: Float[Array, "b h w e"], train: bool) -> Float[Array, "b h w g"]:
         """Swin layer `number` of 1..5 and the 1x1 convolution after it."""

@@ -24,6 +24,7 @@ from jaxvision.models.rules import Rule
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.group_norm import GroupNorm
 from jaxvision.nn.pointwise import Pointwise
+from jaxvision.nn.residual import residual
 from jaxvision.nn.resize import average_pool, repeat_pixels
 from jaxvision.trees import named_leaves
 
@@ -65,7 +66,7 @@ class ResBlock(nn.Module):
         x = resample(x)
         if x.shape[-1] != self.features:
             x = Pointwise(self.features, kernel_init=TORCH_INIT, **dtypes, name="skip_connection")(x)
-        return x + h
+        return residual(x, h)
 
 
 class AttentionBlock(nn.Module):
@@ -86,7 +87,7 @@ class AttentionBlock(nn.Module):
         qkv = Pointwise(3 * dim, kernel_init=TORCH_INIT, **dtypes, name="qkv")(h)
         q, k, v = jnp.moveaxis(qkv.reshape(b, height * wide, dim // self.width, 3, self.width), 3, 0)
         h = attention(q, k, v).reshape(b, height * wide, dim)
-        return x + Pointwise(dim, kernel_init=nn.initializers.zeros, **dtypes, name="proj_out")(h).reshape(x.shape)
+        return residual(x, Pointwise(dim, kernel_init=nn.initializers.zeros, **dtypes, name="proj_out")(h).reshape(x.shape))
 
 
 class GuidedUNet(nn.Module):

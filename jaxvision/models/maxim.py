@@ -23,6 +23,7 @@ from jaxvision.nn.mlp import gelu_tanh
 from jaxvision.nn.multi_axis import NORMAL, CrossGating, MultiAxisBlock, UpConv
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.pointwise import Dense, Pointwise
+from jaxvision.nn.residual import residual
 from jaxvision.nn.squeeze_excite import SqueezeExcite
 
 LECUN = nn.initializers.lecun_normal()
@@ -46,7 +47,7 @@ class ConvAttention(nn.Module):
         y = LayerNorm(**dtypes, name="LayerNorm")(x)
         y = nn.leaky_relu(Conv(dim, 3, kernel_init=LECUN, **dtypes, name="conv1")(y), 0.2)
         y = Conv(dim, 3, kernel_init=LECUN, **dtypes, name="conv2")(y)
-        return x + _attention(dim, self.reduction, dtypes)(y)
+        return residual(x, _attention(dim, self.reduction, dtypes)(y))
 
 
 class DenseAttention(nn.Module):
@@ -61,7 +62,7 @@ class DenseAttention(nn.Module):
         dim, dtypes = x.shape[-1], {"dtype": self.dtype, "param_dtype": self.param_dtype}
         y = LayerNorm(**dtypes, name="LayerNorm")(x)
         y = ChannelMlp(**dtypes, name="channel_mixing")(y)
-        return x + _attention(dim, self.reduction, dtypes)(y)
+        return residual(x, _attention(dim, self.reduction, dtypes)(y))
 
 
 class ChannelMlp(nn.Module):
@@ -93,7 +94,7 @@ class Bottleneck(nn.Module):
         for i in range(self.num_groups):
             x = MultiAxisBlock(self.window, **dtypes, name=f"SplitHeadMultiAxisGmlpLayer_{i}")(x)
             x = DenseAttention(self.reduction, **dtypes, name=f"channel_attention_block_1_{i}")(x)
-        return x + shortcut
+        return residual(x, shortcut)
 
 
 class Level(nn.Module):

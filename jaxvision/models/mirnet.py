@@ -24,6 +24,7 @@ from jaxvision.models.rules import Rule
 from jaxvision.nn.classifier import torch_kernel
 from jaxvision.nn.conv import Conv
 from jaxvision.nn.pointwise import Pointwise
+from jaxvision.nn.residual import residual
 from jaxvision.nn.taps import tap
 
 REDUCTION = 8
@@ -104,7 +105,7 @@ class DualAttention(Layers):
         spatial = nn.sigmoid(self.conv(seen, 1, "spatial", 5))
         squeezed = y.astype(jnp.float32).mean((1, 2), keepdims=True)
         channel = nn.sigmoid(self.conv(nn.relu(self.conv(squeezed, dim // REDUCTION, "squeeze", 1)), dim, "excite", 1))
-        return self.conv(jnp.concatenate([y * spatial, y * channel], -1), dim, "conv1x1", 1) + x
+        return residual(x, self.conv(jnp.concatenate([y * spatial, y * channel], -1), dim, "conv1x1", 1))
 
 
 class Fusion(Layers):
@@ -200,7 +201,7 @@ class MultiScaleBlock(Layers):
             fused = [fusions[j]([resized(y, j) for y in maps]) for j in range(self.streams)]
             maps = [unit(y, slope) for unit, y in zip(units, fused)]
         last = [Resizer(Up, k, **dtypes, name=f"last_up_{k}")(maps[k]) for k in range(1, self.streams)]
-        return self.conv(fusions[0]([maps[0], *last]), dim, "conv_out") + x
+        return residual(x, self.conv(fusions[0]([maps[0], *last]), dim, "conv_out"))
 
 
 class Group(Layers):
@@ -216,7 +217,7 @@ class Group(Layers):
         block, y = nn.remat(MultiScaleBlock) if self.remat else MultiScaleBlock, x
         for number in range(self.blocks):
             y = block(self.dtype, self.param_dtype, self.streams, self.columns, name=f"body_{number}")(y, slope)
-        return self.conv(y, x.shape[-1], f"body_{self.blocks}") + x
+        return residual(x, self.conv(y, x.shape[-1], f"body_{self.blocks}"))
 
 
 class MIRNet(Layers):

@@ -15,6 +15,7 @@ from jaxvision.errors import ModelError
 from jaxvision.nn.mlp import gelu_tanh
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.pointwise import Dense, Pointwise
+from jaxvision.nn.residual import residual
 
 NORMAL = nn.initializers.normal(0.02)
 # Which of the released names a layer has, by whether it mixes over the grid.
@@ -82,7 +83,7 @@ class GatedMlp(nn.Module):
         y = LayerNorm(**dtypes, name="LayerNorm")(x)
         y = gelu_tanh(Dense(2 * x.shape[-1], kernel_init=NORMAL, **dtypes, name="in_project")(y))
         y = GatingUnit(self.window, self.grid, **dtypes, name=f"{NAMES[self.grid]}GatingUnit")(y)
-        return x + Dense(x.shape[-1], kernel_init=NORMAL, **dtypes, name="out_project")(y)
+        return residual(x, Dense(x.shape[-1], kernel_init=NORMAL, **dtypes, name="out_project")(y))
 
 
 class MultiAxisBlock(nn.Module):
@@ -99,7 +100,7 @@ class MultiAxisBlock(nn.Module):
         y = gelu_tanh(Dense(2 * x.shape[-1], kernel_init=NORMAL, **dtypes, name="in_project")(y))
         halves = jnp.split(y, 2, axis=-1)
         y = [GatedMlp(self.window, grid, **dtypes, name=f"{NAMES[grid]}GmlpLayer")(half) for half, grid in zip(halves, (True, False))]
-        return x + Dense(x.shape[-1], kernel_init=NORMAL, **dtypes, name="out_project")(jnp.concatenate(y, -1))
+        return residual(x, Dense(x.shape[-1], kernel_init=NORMAL, **dtypes, name="out_project")(jnp.concatenate(y, -1)))
 
 
 class GatingWeights(nn.Module):
