@@ -51,10 +51,11 @@ def outputs(model, variables, image):
 
 
 # Those whose parts the others have too are left to the long tests.
+LONG = [pytest.mark.claim, pytest.mark.timeout(120)]
 FURTHER = ("resnetv2_50", "seresnext50_32x4d", "efficientnet_b0", "convnext_atto")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.claim) if name in FURTHER else name for name in FAMILIES])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG) if name in FURTHER else name for name in FAMILIES])
 def test_cutting_dead_units_keeps_the_outputs(name):
     model, variables = network(name)
     graph, random, keep = prunable(model), np.random.RandomState(2), {}
@@ -73,10 +74,10 @@ def test_cutting_dead_units_keeps_the_outputs(name):
     assert relative_error(outputs(small, cut(alive, graph, keep), image), outputs(model, alive, image)) > 1e-3
 
 
-LONG = [pytest.param(name, marks=pytest.mark.claim) for name in ("resnet50", "seresnext50_32x4d")]
+GROWN_TOO = (pytest.param("resnet50", marks=LONG), pytest.param("seresnext50_32x4d", marks=LONG))
 
 
-@pytest.mark.parametrize("name", ["vgg11_bn", "densenet121_cifar", "vit_tiny_patch16_224", *LONG])
+@pytest.mark.parametrize("name", ["vgg11_bn", "densenet121_cifar", "vit_tiny_patch16_224", *GROWN_TOO])
 def test_growing_keeps_the_outputs(name):
     model, variables = network(name)
     graph = prunable(model)

@@ -11,7 +11,7 @@ from jaxvision.kernels.depthwise_conv import depthwise_conv
 
 
 def programs(**how):
-    qkv, image, kernel = jnp.zeros((128, 16, 192), jnp.bfloat16), jnp.zeros((128, 14, 14, 16), jnp.bfloat16), jnp.zeros((7, 7, 1, 16), jnp.bfloat16)
+    qkv, image, kernel = jnp.zeros((128, 16, 192), jnp.bfloat16), jnp.zeros((128, 56, 56, 16), jnp.bfloat16), jnp.zeros((7, 7, 1, 16), jnp.bfloat16)
     lower = lambda function, *arrays: jax.jit(function).trace(*arrays).lower(lowering_platforms=("tpu",)).as_text()
     return (
         lower(lambda x: self_attention(x, 2, **how), qkv),

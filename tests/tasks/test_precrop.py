@@ -14,6 +14,7 @@ from jaxvision.train.init_from import read_checkpoint_variables
 from jaxvision.train.stages import stage_configs
 from tests.runs import tiny
 
+LONG = [pytest.mark.claim, pytest.mark.timeout(120)]
 MODEL = {"name": "resnet20_cifar", "depths": (1, 1), "widths": (8, 16), "zero_init": False}
 
 
@@ -38,7 +39,7 @@ def test_a_cropped_network_has_the_budget_s_weights_and_is_trained_from_scratch(
     assert "test/accuracy" in metrics and not json.loads((tmp_path / "crop" / FILE).read_text())["kept"]
 
 
-@pytest.mark.parametrize("weights", [pytest.param("scored", marks=pytest.mark.claim), "shuffled"])
+@pytest.mark.parametrize("weights", [pytest.param("scored", marks=LONG), "shuffled"])
 def test_a_mask_keeps_its_share_and_its_zeros_through_training(tmp_path, weights):
     task = {"scores": "synflow", "realize": "weights", "weights": weights}
     run(tmp_path, task, rounds=4, then={"init_from": "stage:crop", "optim.keep_zeros": True})
@@ -50,7 +51,7 @@ def test_a_mask_keeps_its_share_and_its_zeros_through_training(tmp_path, weights
         assert (masked[name] != trained[name]).any()
 
 
-@pytest.mark.parametrize("scores", [pytest.param("snip", marks=pytest.mark.claim), "grasp"])
+@pytest.mark.parametrize("scores", [pytest.param("snip", marks=LONG), "grasp"])
 def test_scores_that_need_data_name_layers_too(tmp_path, scores):
     run(tmp_path, {"scores": scores, "density": 0.3})
     masked = kernels(tmp_path / "crop")
