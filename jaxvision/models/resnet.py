@@ -31,7 +31,7 @@ from jaxvision.nn.staged import StagedClassifier
 from jaxvision.nn.taps import tap
 
 # Widths of the three 3x3 convolutions of a deep stem; the last is the width that the first stage receives.
-STEMS = {"7x7": (64,), "deep": (32, 32, 64), "tiered": (24, 32, 64), "cifar": None}
+STEMS = {"7x7": (64,), "deep": (32, 32, 64), "tiered": (24, 32, 64), "cifar": None, "none": ()}
 
 
 class Block(nn.Module):
@@ -94,7 +94,7 @@ class ResNet(StagedClassifier):
       widths: `planes` of each stage.
       bottleneck: three convolutions a block instead of two.
       groups, base_width: cardinality and width a group of ResNeXt; a bottleneck's 3x3 has planes * base_width / 64 * groups channels.
-      stem: one of "7x7", "deep", "tiered" (each followed by a max-pool), "cifar" (3x3, stride 1, no pool).
+      stem: one of "7x7", "deep", "tiered" (each followed by a max-pool), "cifar" (3x3, stride 1, no pool), "none" (maps come in).
       avg_down: shortcuts average before they project.
       se: squeeze-and-excitation at the end of each residual branch, reduced 16 times.
       dropout: before the dense layer. drop_path: of the last block, rising linearly from 0.
@@ -152,6 +152,8 @@ class ResNet(StagedClassifier):
         return self.classify(x, train, name="fc")
 
     def embed(self, x, conv: Callable, norm: Callable, train: bool):
+        if self.stem == "none":
+            return x
         if self.stem == "cifar":
             return nn.relu(norm(name="bn1")(conv(self.widths[0], 3, name="conv1")(x), train=train))
         if self.stem == "7x7":
