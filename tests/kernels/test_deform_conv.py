@@ -67,6 +67,21 @@ def test_the_square_form_by_shifts_agrees_with_gathers_in_value_and_in_all_gradi
         np.testing.assert_allclose(c, b, atol=2e-5)
 
 
+@pytest.mark.parametrize("value, low", [(0.0, 0), (-3.0, -8)])
+def test_at_whole_radii_the_form_by_shifts_has_the_derivative_of_growing_ones(value, low):
+    x, kernel, scale = normal(0, 1, 6, 7, 3), normal(1, 3, 3, 1, 3), jnp.full((1, 6, 7, 1), value)
+    run = lambda scale, name: square_deform_conv(x, scale, kernel, 4, low, implementation=name)
+
+    @jax.jit
+    def both():
+        y, slope = jax.jvp(functools.partial(run, name="shifted"), (scale,), (jnp.ones_like(scale),))
+        return y, slope, run(scale, "reference"), (run(scale + 1e-3, "reference") - run(scale, "reference")) / 1e-3
+
+    y, slope, expected, difference = both()
+    np.testing.assert_allclose(y, expected, atol=2e-5)
+    np.testing.assert_allclose(slope, difference, atol=2e-2)
+
+
 def test_on_tpus_the_square_form_has_no_gather():
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 8, 8, 4), (1, 8, 8, 1), (3, 3, 1, 4))]
     traced = jax.jit(jax.grad(lambda *arrays: square_deform_conv(*arrays).sum(), (0, 1, 2))).trace(*shapes)

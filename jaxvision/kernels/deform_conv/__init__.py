@@ -57,13 +57,14 @@ def deform_conv(
 
 
 def square_deform_conv(
-    x: Float[Array, "b h w c"], scale: Float[Array, "b h w 1"], kernel: Float[Array, "3 3 1 c"], bound: int = 8, *, implementation: str | None = None
-) -> Float[Array, "b h w c"]:
+    x: Float[Array, "b h w c"], scale: Float[Array, "b h w 1"], kernel: Float[Array, "3 3 1 c"], bound: int = 8, low: int = 0, *,
+    implementation: str | None = None,
+) -> Float[Array, "b h w c"]:  # fmt: skip
     """A depthwise 3x3 convolution dilated by 1 + scale at each output, stride 1, zero outside: `deform_conv` with `square_offsets`.
 
     Args:
-      scale: within [0, bound], as `bounded` makes it.
-      implementation: "reference" (gathers), or "shifted" (a weighted sum over the radii 1 … bound + 1); None takes the latter on TPUs, where a gather
+      scale: within [low, bound], as `bounded` makes it; below -1 the taps change sides.
+      implementation: "reference" (gathers), or "shifted" (a weighted sum over radii low + 1 … bound + 1); None takes that on TPUs, where a gather
         costs more than hundreds of multiply-adds.
 
     Raises ModelError when shapes do not go together, or the implementation is unknown.
@@ -73,8 +74,8 @@ def square_deform_conv(
     if implementation is not None:
         if implementation not in SQUARE:
             raise ModelError(f"square_deform_conv has no implementation {implementation!r}; {nearest(implementation, SQUARE)}")
-        return SQUARE[implementation](x, scale, kernel, bound)
-    forms = {name: lambda *arrays, form=form: form(*arrays, bound) for name, form in SQUARE.items()}
+        return SQUARE[implementation](x, scale, kernel, bound, low)
+    forms = {name: lambda *arrays, form=form: form(*arrays, bound, low) for name, form in SQUARE.items()}
     return jax.lax.platform_dependent(x, scale, kernel, tpu=forms["shifted"], default=forms["reference"])
 
 

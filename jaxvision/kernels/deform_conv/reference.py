@@ -46,8 +46,8 @@ def deform_conv(x, offsets, kernel, mask, geometry: Geometry):
     return jnp.einsum("bhwtgc,tcgd->bhwgd", columns, filters).reshape(batch, height, width, -1)
 
 
-def square(x, scale, kernel, bound: int):
-    del bound
+def square(x, scale, kernel, bound: int, low: int = 0):
+    del bound, low
     template = jnp.asarray([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)], jnp.float32).reshape(-1)
     where = Geometry(x.shape[1:3], (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), x.shape[-1])
     return deform_conv(x, scale.astype(jnp.float32) * template, kernel, None, where)
