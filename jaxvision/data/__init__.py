@@ -4,8 +4,10 @@
     stream = TrainStream(source, batch_size=256, image=Decode((224, 224)), seed=config.seed, position=0)
     batch = next(stream)            # {"image": uint8 (B, H, W, C), "label": int32 (B,), "index": int32 (B,), "valid": bool (B,)}
 
-Sources: `digits`, `photos`, `shapes`, `fundus` and `phantoms` need nothing; `idx`, `folder`, `paired`, `fundus_folder`, `volumes`, `arrayrecord` read
-`data.path`; `tfds` reads `data.name` from `data.path`. `phantoms` and `volumes` are 3-D: `volume` (B, D, H, W, C) for `image`, cut by `Patch`.
+Sources: `digits`, `photos`, `shapes`, `fundus` and `phantoms` need nothing; `idx`, `folder`, `paired`, `fundus_folder`, `volumes`, `arrayrecord`,
+`coco` and `voc` read `data.path`; `tfds` reads `data.name` from `data.path`. `phantoms` and `volumes` are 3-D: `volume` (B, D, H, W, C) for `image`,
+cut by `Patch`. `coco`, `voc`, `shapes` and some of `tfds` have boxes.
+`lips`, which needs nothing, and `clips`, below `data.path`, are clips with texts: `clip` (B, T, H, W, C), `length` (B,), `text` (B, L), fitted by `Clip`.
 Importing this package loads neither grain nor tensorflow_datasets nor scikit-learn; a source loads what it needs when it is opened.
 """
 
@@ -13,6 +15,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxvision.data.clips import CLIPS, Clip
 from jaxvision.data.decode import Decode
 from jaxvision.data.folder import TEST_SHARE, files_source
 from jaxvision.data.patches import Patch
@@ -20,7 +23,10 @@ from jaxvision.data.source import ArraySource, Source, Unreadable
 from jaxvision.data.stream import EvalStream, TrainStream
 from jaxvision.errors import ConfigError, nearest
 
-__all__ = ["SOURCES", "ArraySource", "Decode", "EvalStream", "Patch", "Source", "TrainStream", "Unreadable", "files_source", "open_source"]
+__all__ = [
+    *("CLIPS", "SOURCES", "ArraySource", "Clip", "Decode", "EvalStream", "Patch", "Source", "TrainStream", "Unreadable"),
+    *("files_source", "open_source"),
+]
 
 
 def _of(module: str, function: str) -> Callable[..., Source]:
@@ -30,14 +36,22 @@ def _of(module: str, function: str) -> Callable[..., Source]:
 def _shapes(data: Mapping[str, Any], split: str, seed: int) -> Source:
     count = data.get("count", 2048)
     return _of("shapes", "open_shapes")(
-        split, count if split == "train" else max(1, count // 4), tuple(data.get("size", (64, 64))), data.get("max_boxes", None) or 4, seed
-    )
+        split, count if split == "train" else max(1, count // 4), tuple(data.get("size", (64, 64))), data.get("max_boxes", None) or 4, seed,
+        data.get("name", None) or "",
+    )  # fmt: skip
 
 
 def _phantoms(data: Mapping[str, Any], split: str, seed: int) -> Source:
     count = data.get("count", 2048)
     own = count if split == "train" else max(1, count // 4)
     return _of("phantoms", "open_phantoms")(split, own, tuple(data.get("size", ())), data.get("name", None) or "organs", seed)
+
+
+def _lips(data: Mapping[str, Any], split: str, seed: int) -> Source:
+    count, get = data.get("count", 2048), data.get
+    own = count if split == "train" else max(1, count // 4)
+    settings = get("name", None) or "words", get("difficulty", 0.5), get("text_length", 15)
+    return _of("lips", "open_lips")(split, own, tuple(get("size", ())), *settings, seed)
 
 
 def _share(data: Mapping[str, Any]) -> float:
@@ -61,8 +75,12 @@ SOURCES: dict[str, Callable[[Mapping[str, Any], str, int], Source]] = {
     ),
     "photos": lambda data, split, seed: _of("photos", "open_photos")(split, tuple(data.get("size", (64, 64)))),
     "phantoms": _phantoms,
+    "lips": _lips,
+    "clips": lambda data, split, seed: _of("clips", "open_clips")(data, split, _share(data), seed),
     "volumes": lambda data, split, seed: _of("volumes", "open_volumes")(data, split, _share(data), seed),
     "idx": lambda data, split, seed: _of("idx", "open_idx")(data.get("path", None), split),
+    "coco": lambda data, split, seed: _of("coco", "open_coco")(data.get("path", None), split, data.get("name", None) or ""),
+    "voc": lambda data, split, seed: _of("voc", "open_voc")(data.get("path", None), split),
     "sequences": lambda data, split, seed: _of("sequences", "open_sequences")(data.get("path", None), split),
 }
 

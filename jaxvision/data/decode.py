@@ -21,7 +21,12 @@ from jaxvision.data.source import ArraySource, Source, Unreadable
 from jaxvision.errors import ConfigError, DataError, nearest
 
 FILTERS = {name.lower(): getattr(Image.Resampling, name) for name in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS", "BOX", "HAMMING")}
-CROPS = ("random_resized", "resize", "window", "none")
+# Of these a record also says where it shows the picture, so that boxes found in it can be given in the picture's own pixels.
+PLACED = ("letterbox", "center_affine", "center_canvas")
+CROPS = ("random_resized", "resize", "window", "none", *PLACED)
+# CenterNet's (Zhou et al. 2019, arXiv 1904.07850): a training crop is so many times as large as what letterboxing shows, around a centre that lies
+# at least so many pixels inside the picture (half of that, a quarter, … in small ones).
+SCALES, BORDER = tuple(i / 10 for i in range(6, 14)), 128
 _TRIES = 10
 RANDOMS = 4 * _TRIES  # uniform numbers that one training crop may use
 _fitted: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # source -> {Decode: columns}, so that each stream does not resize it anew
@@ -36,7 +41,9 @@ class Decode:
       image_size: (H, W) of the result in pixels.
       crop: "random_resized" (training; evaluation cuts the centre), "resize" (the whole picture, squeezed, in both),
         "window" (a random window in training, the central one in evaluation, at the picture's own resolution; smaller pictures are mirrored at their
-        far edges), "none" (the size must fit).
+        far edges), "none" (the size must fit), "letterbox" (the whole picture in its own proportions, black around it), "center_affine" (CenterNet's
+        random scale and centre in training, black outside; evaluation letterboxes), "center_canvas" (the same, but evaluation at the picture's own
+        resolution in the middle, shrunk only where it is larger).
       scale: smallest and largest share of the picture's area in a random crop.
       ratio: smallest and largest width / height of a random crop.
       interpolation: nearest, bilinear, bicubic, lanczos, box or hamming; all but nearest are antialiased.
@@ -61,6 +68,8 @@ class Decode:
             raise ConfigError(f"image_size is {self.image_size}; pictures need (height, width) of at least 1")
         if self.crop not in CROPS:
             raise ConfigError(f"data.crop {self.crop!r} is unknown; {nearest(self.crop, CROPS)}")
+        if self.crop in PLACED and self.interpolation not in ("nearest", "bilinear", "bicubic"):
+            raise ConfigError(f"data.crop={self.crop!r} takes data.interpolation 'bilinear', 'bicubic' or 'nearest', not {self.interpolation!r}")
         if self.interpolation not in FILTERS:
             raise ConfigError(f"data.interpolation {self.interpolation!r} is unknown; {nearest(self.interpolation, FILTERS)}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -95,6 +104,20 @@ def random_box(height: int, width: int, scale: tuple[float, float], ratio: tuple
     w = min(width, max(1, round(height * ratio[1])))
     h = min(height, max(1, round(width / ratio[0])))
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def placed(size: tuple[int, int], image: Decode, randoms: np.ndarray | None) -> Geometry:
+    """Where the crops of PLACED lie in a picture of `size`, (height, width)."""
+    (height, width), (H, W) = size, image.image_size
+    unit, centre = max(height / H, width / W), (height / 2, width / 2)
+    if randoms is not None and image.crop != "letterbox":
+        unit *= SCALES[int(randoms[0] * len(SCALES))]
+        # Half of the border as often as it leaves no room.
+        borders = [next(BORDER >> i for i in range(9) if side > 2 * (BORDER >> i)) for side in size]
+        centre = tuple(border + int(share * (side - 2 * border)) for side, border, share in zip(size, borders, randoms[1:3]))
+    elif image.crop == "center_canvas":
+        unit = max(unit, 1.0)
+    return Geometry(centre[0] - unit * H / 2, centre[1] - unit * W / 2, unit, unit)
 
 
 def _convert(picture: Image.Image, channels: int | None) -> Image.Image:
@@ -164,8 +187,9 @@ def decode(record: Mapping[str, Any], image: Decode, name: str, randoms: np.ndar
 
     Args:
       record: `image` encoded (bytes) or decoded (uint8, (H, W) or (H, W, C)); optional `target` likewise; optional
-        `mask` (H, W) integers, or an encoded picture; optional `boxes` (N, 4) y0 x0 y1 x1 in pixels with `box_label` (N,) and `box_valid` (N,);
-        anything else passes.
+        `mask` (H, W) integers, or an encoded picture; optional `boxes` (N, 4) y0 x0 y1 x1 in pixels with `box_label` (N,), `box_valid` (N,) and
+        other columns named `box_…`, which are padded alike; anything else passes. Crops of PLACED add `place` (4,), the picture's row and column at
+        the result's upper left corner and the picture's pixels to one of the result, down and across; and `size` (2,), its height and width.
       name: for errors.
       randoms: `RANDOMS` uniform numbers in training; None in evaluation.
       draft: decode JPEGs at a fraction of their size in training where that is enough.
@@ -176,6 +200,8 @@ def decode(record: Mapping[str, Any], image: Decode, name: str, randoms: np.ndar
     """
     record = dict(record)
     record["image"], where, size = _cut(record["image"], image, name, randoms, draft)
+    if image.crop in PLACED:
+        record["place"], record["size"] = np.array(dataclasses.astuple(where), np.float32), np.array(size, np.int32)
     if "target" in record:
         record["target"], _, other = _cut(record["target"], image, f"the target of {name}", randoms, draft)
         if other != size:
@@ -210,6 +236,12 @@ def _cut(encoded: Any, image: Decode, name: str, randoms: np.ndarray | None, dra
             missing = [(0, H - pixels.shape[0]), (0, W - pixels.shape[1])] + [(0, 0)] * (pixels.ndim - 2)
             pixels = np.pad(pixels, missing, mode="symmetric")
             where = Geometry(top, left, 1.0, 1.0)
+        elif image.crop in PLACED:
+            where = placed((height, width), image, randoms)
+            # Of the four nearest pixels however much it shrinks, as the published code warps.
+            matrix = (where.across, 0, where.left, 0, where.down, where.top)
+            converted = _convert(picture, image.channels)
+            pixels = np.asarray(converted.transform((W, H), Image.Transform.AFFINE, matrix, resample=FILTERS[image.interpolation]))
         else:
             box = random_box(height, width, image.scale, image.ratio, randoms) if image.crop == "random_resized" else (0, 0, height, width)
             pixels = _training(picture, image, box, draft and randoms is not None)
@@ -236,22 +268,26 @@ def _mask(mask: Any, size: tuple[int, int], target: tuple[int, int], where: Geom
 
 
 def _boxes(record: Mapping[str, Any], image: Decode, where: Geometry, name: str) -> dict[str, np.ndarray]:
-    """Boxes in pixels of the result, cut at its edges; a box of which less than a pixel is left either way becomes invalid."""
+    """Boxes in pixels of the result, cut at its edges; one of which less than a pixel is left either way (nothing, of PLACED) becomes invalid."""
     boxes = np.asarray(record["boxes"], np.float32).reshape(-1, 4)
     count = len(boxes)
-    valid = np.asarray(record.get("box_valid", np.ones(count, bool)), bool)
-    label = np.asarray(record.get("box_label", np.zeros(count)), np.int32)
+    columns = {key: np.asarray(value) for key, value in record.items() if key.startswith("box_")}
+    valid = np.asarray(columns.pop("box_valid", np.ones(count, bool)), bool)
+    columns["box_label"] = np.asarray(columns.get("box_label", np.zeros(count)), np.int32)
     shift, unit = np.array([where.top, where.left] * 2), np.array([where.down, where.across] * 2)
     limit = np.array([*image.image_size] * 2)
     boxes = np.clip((boxes - shift) / unit, 0, limit).astype(np.float32)
-    valid = valid & (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
+    least = 1e-3 if image.crop in PLACED else 1
+    columns |= {"boxes": boxes, "box_valid": valid & (boxes[:, 2] - boxes[:, 0] >= least) & (boxes[:, 3] - boxes[:, 1] >= least)}
     if (most := image.max_boxes) is not None and most != count:
-        if count > most and valid[most:].any():
-            boxes, label, valid = (value[np.argsort(~valid, kind="stable")] for value in (boxes, label, valid))
-            if valid[most:].any():
-                raise DataError(f"{name} has {int(valid.sum())} boxes, more than data.max_boxes = {most}")
-        boxes, label, valid = (np.concatenate([v[:most], np.zeros((max(0, most - count), *v.shape[1:]), v.dtype)]) for v in (boxes, label, valid))
-    return {"boxes": boxes, "box_label": label, "box_valid": valid}
+        if count > most and columns["box_valid"][most:].any():
+            order = np.argsort(~columns["box_valid"], kind="stable")
+            columns = {key: value[order] for key, value in columns.items()}
+            if columns["box_valid"][most:].any():
+                raise DataError(f"{name} has {int(columns['box_valid'].sum())} boxes, more than data.max_boxes = {most}")
+        missing = max(0, most - count)
+        columns = {key: np.concatenate([value[:most], np.zeros((missing, *value.shape[1:]), value.dtype)]) for key, value in columns.items()}
+    return columns
 
 
 def fit_columns(source: Source, image: Decode) -> dict[str, np.ndarray]:

@@ -19,6 +19,9 @@ _STREAM = 3  # see order.py
 _TRIES = 8
 _IN_MEMORY = 256 << 20  # bytes of pictures and masks; larger sets are painted on demand, by the workers
 
+# Smallest and largest radius, as shares of the shorter side; log-uniform for "scales", whose shapes at 64 pixels are 5 to 40 across.
+RADII = {"": (0.14, 0.3), "scales": (0.045, 0.31)}
+
 # Each takes coordinates x, y around the centre, in units of the radius.
 _INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "disc": lambda x, y: x * x + y * y <= 1,
@@ -44,13 +47,14 @@ def _background(rng: np.random.RandomState, height: int, width: int) -> np.ndarr
     return low + (high - low) * (wave[..., None] / 6 + 0.5) + noise
 
 
-def paint(seed: int, number: int, size: tuple[int, int], most: int, part: int = 0) -> dict[str, Any]:
+def paint(seed: int, number: int, size: tuple[int, int], most: int, part: int = 0, radii: str = "") -> dict[str, Any]:
     """One picture.
 
     Args:
       seed, number, part: name the picture; `part` keeps training and test pictures apart.
       size: (H, W) in pixels.
       most: up to so many shapes; at least one is there.
+      radii: a key of RADII.
 
     Returns:
       image (H, W, 3) uint8; mask (H, W) int32, 0 or class + 1; boxes (most, 4) float32, y0 x0 y1 x1 in pixels (y1 and x1 just past the last pixel);
@@ -67,7 +71,7 @@ def paint(seed: int, number: int, size: tuple[int, int], most: int, part: int = 
     for _slot in range(rng.randint(1, most + 1)):
         for _try in range(_TRIES):
             kind = rng.randint(len(CLASSES))
-            radius = min(height, width) * rng.uniform(0.14, 0.3)
+            radius = min(height, width) * (math.exp(rng.uniform(*map(math.log, RADII[radii]))) if radii else rng.uniform(*RADII[""]))
             y, x = rng.uniform(0.7 * radius, height - 0.7 * radius), rng.uniform(0.7 * radius, width - 0.7 * radius)
             inside = _INSIDE[CLASSES[kind]]((columns - x) / radius, (rows - y) / radius)
             area = int(inside.sum())
@@ -108,9 +112,9 @@ class ShapesSource:
     columns = None
     classes = CLASSES
 
-    def __init__(self, count: int, size: tuple[int, int], most: int, seed: int, part: int):
-        self._count, self._paint = count, functools.partial(paint, seed, size=size, most=most, part=part)
-        self.fingerprint = f"shapes:{count}:{size[0]}x{size[1]}:{most}:{seed}:{part}"
+    def __init__(self, count: int, size: tuple[int, int], most: int, seed: int, part: int, radii: str = ""):
+        self._count, self._paint = count, functools.partial(paint, seed, size=size, most=most, part=part, radii=radii)
+        self.fingerprint = f"shapes:{count}:{size[0]}x{size[1]}:{most}:{seed}:{part}{radii and f':{radii}'}"
 
     def __len__(self) -> int:
         return self._count
@@ -122,15 +126,17 @@ class ShapesSource:
         return f"shapes[{i}]"
 
 
-def open_shapes(split: str, count: int, size: tuple[int, int], most: int, seed: int) -> Source:
-    """`count` pictures of split "train" or "test"; held in memory where they fit into 256 MiB."""
+def open_shapes(split: str, count: int, size: tuple[int, int], most: int, seed: int, radii: str = "") -> Source:
+    """`count` pictures of split "train" or "test"; held in memory where they fit into 256 MiB. `radii`: a key of RADII."""
     parts = {"train": 0, "test": 1}
     if split not in parts:
         raise ConfigError(f"shapes has no split {split!r}; {nearest(split, parts)}")
     if count < 1 or most < 1 or len(size) != 2 or min(size) < 16:
         raise ConfigError(f"shapes cannot make {count} pictures of {'x'.join(map(str, size))} with up to {most} shapes; "
                           "at least 1 picture, 16x16 pixels and 1 shape are needed")
-    source = ShapesSource(count, tuple(size), most, seed, parts[split])
+    if radii not in RADII:
+        raise ConfigError(f"data.name={radii!r}: shapes have no such sizes; {nearest(radii, RADII)}")
+    source = ShapesSource(count, tuple(size), most, seed, parts[split], radii)
     if count * size[0] * size[1] * 7 > _IN_MEMORY:
         return source
     records = [source.record(i) for i in range(count)]

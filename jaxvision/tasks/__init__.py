@@ -9,6 +9,7 @@ from jaxvision.errors import ConfigError, nearest
 # Files of this folder that hold no task.
 _NO_TASKS = {
     *("base", "metrics", "state"),
+    *("detect/average_precision", "detect/centers", "detect/pictures"),
     *("restore/flow", "restore/quality"),
     *("segment/measures", "segment/pictures"),
     *("ssl/contrastive", "ssl/pretrain"),

@@ -130,6 +130,7 @@ class Task:
     splits: tuple[str, ...] = ("test",)  # that an evaluation goes through
     changes_architecture: bool = False  # its stage writes architecture.json, from which the next one builds its network
     branch: str = ""  # of the parameters, where the network of config.model lies, which init_from fills; "" where it is all of them
+    fresh: str = ""  # regular expression for leaves that begin with their initial values where init_from has none of them: ranges of quantization
     predict_frozen: tuple[str, ...] = ()  # frozen networks that `predict` uses: the final checkpoint carries copies of them
     # Leaves of the state beside the model's own that depend on the image size: (regular expression for the end of the '/'-joined name,
     # function(value, old task, new task) -> value), as SIZE_DEPENDENT of a model file.

@@ -84,7 +84,8 @@ def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted
     elif path.is_file():
         if config.match_classes or config.init_branch:
             raise ConfigError(f"{path} is a file: it names no classes and has no branches, so match_classes and init_branch need a workdir")
-        variables = interop.load_pretrained(task.model, path, reinit_head=config.reinit_head, channels=task.problem.channels)
+        options = {"reinit_head": config.reinit_head, "allow_missing": task.fresh or None, "channels": task.problem.channels}
+        variables = interop.load_pretrained(task.model, path, **options)
     else:
         change = kept_of(path, config.model.get("architecture"))
         variables, meta = read_checkpoint_variables(path) if change is None else read_checkpoint_variables(path, change["step"])
@@ -97,6 +98,8 @@ def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted
         if network_size(old) != network_size(config) and old.model.name == config.model.name:
             variables = interop.resize_variables(variables, build_model(old, num_classes=len(meta["classes"])), network)
         source = variables
+        if task.fresh:
+            wanted = without_fresh(wanted, source, task.fresh)
         if task.branch and task.branch not in variables["params"]:
             variables = into_branch(task.branch, wanted, source)
         else:
@@ -105,6 +108,12 @@ def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted
             head = match_classes(wanted, source, meta["classes"], task.problem.classes)
             variables = nest({**named_leaves(variables), **named_leaves(head)})
     return {"params": variables["params"], "extra": {name: tree for name, tree in variables.items() if name != "params"}}
+
+
+def without_fresh(wanted: Mapping[str, Any], source: Mapping[str, Any], fresh: str) -> dict[str, Any]:
+    """`wanted` without the leaves whose whole names, collection included, match `fresh` and that `source` does not have."""
+    there = named_leaves(source)
+    return nest({name: leaf for name, leaf in named_leaves(wanted).items() if name in there or not re.fullmatch(fresh, name)})
 
 
 def into_branch(branch: str, wanted: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxvision import data as data_room
+from jaxvision.data.clips import clips_source
 from jaxvision.data.paired import holds_pairs, open_paired
 from jaxvision.errors import CheckpointError, ConfigError, DataError
 from jaxvision.tasks.restore.supervised import Restore
@@ -28,7 +29,7 @@ from jaxvision.train.tiled import restore_files
 
 def _existing(inputs: str | pathlib.Path) -> pathlib.Path:
     if not pathlib.Path(inputs).exists():
-        raise DataError(f"--input={inputs} does not exist; give an image file or a folder of images")
+        raise DataError(f"--input={inputs} does not exist; give a file or a folder")
     return pathlib.Path(inputs)
 
 
@@ -52,7 +53,8 @@ def _without_data(
         "data.channels": meta["channels"],
     }
     config = with_changes(config, changes)
-    blank = data_room.ArraySource("inputs", {"image": np.zeros((1, *config.image_size, meta["channels"]), np.uint8)})
+    columns = {"clip" if config.data.source in data_room.CLIPS else "image": np.zeros((1, *config.image_size, meta["channels"]), np.uint8)}
+    blank = data_room.ArraySource("inputs", columns | ({"length": np.ones(1, np.int32)} if "clip" in columns else {}))
     known = dict(classes=meta["classes"], train_size=meta["train_size"], roots=_roots(config, workdir), fresh=False)
     saved, _ = checkpoints.restore(None, int(meta["step"]), only=("frozen",))
     setup = set_up(config, sources={"test": blank}, phase=meta.get("phase", 0), frozen=(saved.get("frozen", {}), meta["frozen"]), **known)
@@ -144,14 +146,15 @@ def predict(
     """Writes what a checkpoint says of a file or of all images of a folder; returns the files written, by default under workdir/predictions.
 
     Class names, input constants and crop come from the checkpoint. An image that cannot be read is reported and left out. Of a run on volumes the
-    inputs are NIfTI files and DICOM series, see train/volumes.py.
+    inputs are NIfTI files and DICOM series, see train/volumes.py; of a run on clips they are videos, .npy files and folders of frames.
     """
-    if len((own := own_config(config, workdir)).image_size) == 3:
+    clips = (own := own_config(config, workdir)).data.source in data_room.CLIPS
+    if len(own.image_size) == 3 and not clips:
         from jaxvision.train.volumes import predict_volumes
 
         return predict_volumes(own, pathlib.Path(workdir), inputs, output=output, checkpoint=checkpoint, stage=stage, report=report)
     executables, folder, meta = _without_data(config, workdir, checkpoint, stage, report)
-    setup, source = executables.setup, data_room.files_source(_existing(inputs), classes=tuple(meta["classes"]))
+    setup, source = executables.setup, (clips_source if clips else data_room.files_source)(_existing(inputs), classes=tuple(meta["classes"]))
     target = pathlib.Path(output) if output is not None else pathlib.Path(workdir) / "predictions"
     # Every process needs the whole loop (collectives); one writes.
     with jax.set_mesh(setup.mesh):
@@ -163,7 +166,7 @@ def predict(
             report(f"{len(names)} inputs -> " + _shown(written))
             return written
         feed = Feed(iter(stream), batch_sharding(setup.mesh))
-        writer = Predictions(target, names, meta["classes"] or None) if jax.process_index() == 0 else None
+        writer = Predictions(target, names, meta["classes"] or None, drawn=True) if jax.process_index() == 0 else None
         progress = Progress(len(stream), setup.eval_batch_size) if writer is not None else None
         try:
             for step, item in enumerate(feed, 1):

@@ -1,4 +1,4 @@
-"""What `--mode=predict` writes: class probabilities as CSV, pictures and masks as PNG, boxes as COCO-like JSON, anything else as npz.
+"""What `--mode=predict` writes: class probabilities and texts as CSV, pictures and masks as PNG, boxes as COCO-like JSON, anything else as npz.
 
 Each file is written whole or not at all.
 """
@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, Num, UInt8
 
 from jaxvision.errors import DataError
+from jaxvision.tasks.detect.pictures import annotate
 from jaxvision.tasks.segment.pictures import voc_palette
+from jaxvision.tasks.text.vocabulary import decode
 from jaxvision.train.writers import replace_file
 
 
@@ -38,6 +40,14 @@ def write_csv(
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     for file, row, best in zip(files, probabilities, order):
         table.writerow([file, *(cell for index in best for cell in (_class_name(classes, index), f"{row[index]:.6f}"))])
+    replace_file(path, text.getvalue().encode())
+
+
+def write_texts(path: str | os.PathLike, files: Sequence[str], texts: Sequence[str], scores: Float[np.ndarray, "n"]) -> None:
+    """Columns file,text,score."""
+    table = csv.writer(text := io.StringIO(), lineterminator="\n")
+    table.writerow(["file", "text", "score"])
+    table.writerows([file, words, f"{score:.6f}"] for file, words, score in zip(files, texts, scores, strict=True))
     replace_file(path, text.getvalue().encode())
 
 
@@ -130,24 +140,35 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Num[np.ndarray, "
     replace_file(path, buffer.getvalue())
 
 
+def write_annotated(path: str | os.PathLike, file: str | os.PathLike, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, names) -> None:
+    """A PNG of the picture in `file` with its boxes drawn, yxyx in its pixels."""
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        write_image(path, annotate(np.asarray(picture.convert("RGB")), boxes, labels, scores, names))
+
+
 class Predictions:
     """Writes the outputs of a task's `predict` into a folder, batch by batch; tables appear at `close`.
 
     By output: `probabilities` (B,K) → predictions.csv; `image` (B,H,W,C) → images/*.png; `mask` (B,H,W) → masks/*.png; `boxes` (B,N,4) with
-    `box_label`, `box_score` and, where rows are padded, `box_valid` → boxes.json (`size` (B,2) gives its heights and widths); the rest →
-    outputs.npz, beside the names of the files. Also a context manager that closes when nothing was raised.
+    `box_label`, `box_score` and, where rows are padded, `box_valid` → boxes.json (`size` (B,2) gives its heights and widths); `text` (B,L),
+    numbers of symbols that the classes name, with `score` (B,) → texts.csv; the rest → outputs.npz, beside the names of the files. Also a context manager that closes when nothing was raised.
 
     Args:
       folder: made where absent.
       files: the names of all inputs, relative to the input folder, in any order.
       classes: names of the classes, or None for their numbers.
+      drawn: `files` are paths of pictures, and boxes are drawn into copies of them, boxes/*.png.
     """
 
-    def __init__(self, folder: str | os.PathLike, files: Sequence[str], classes: Sequence[str] | None = None):
+    def __init__(self, folder: str | os.PathLike, files: Sequence[str], classes: Sequence[str] | None = None, drawn: bool = False):
         self._folder = pathlib.Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._classes = classes
-        self._pictures = dict(zip(files, picture_names(files)))
+        self._classes, self._drawn = classes, drawn
+        # Below the folder that all have in common where they are whole paths, so that nothing is written beside the inputs.
+        common = os.path.commonpath([os.path.dirname(file) for file in files]) if files and all(map(os.path.isabs, files)) else ""
+        self._pictures = dict(zip(files, picture_names([os.path.relpath(file, common) if common else file for file in files])))
         self._files: list[str] = []
         self._kept: dict[str, list[np.ndarray]] = {}
         self.written: list[pathlib.Path] = []
@@ -172,11 +193,17 @@ class Predictions:
         kept = {name: np.concatenate(batches) for name, batches in self._kept.items()}
         if "probabilities" in kept:
             write_csv(self._path("predictions.csv"), self._files, kept.pop("probabilities"), self._classes)
+        if "text" in kept:
+            texts = [decode(row, self._classes or ()) for row in kept.pop("text")]
+            write_texts(self._path("texts.csv"), self._files, texts, kept.pop("score"))
         if "boxes" in kept:
             boxes, labels, scores = kept.pop("boxes"), kept.pop("box_label"), kept.pop("box_score")
             keep = kept.pop("box_valid", np.ones(labels.shape)).astype(bool)
-            ragged = ([row[mask] for row, mask in zip(values, keep)] for values in (boxes, labels, scores))
+            ragged = [[row[mask] for row, mask in zip(values, keep)] for values in (boxes, labels, scores)]
             write_boxes(self._path("boxes.json"), self._files, *ragged, self._classes, kept.pop("size", None))
+            for file, *found in zip(self._files if self._drawn else (), *ragged):
+                names = self._classes or [str(index) for index in range(int(found[1].max(initial=0)) + 1)]
+                write_annotated(self._path(f"boxes/{self._pictures[file]}"), file, *found, names)
         if kept:
             write_arrays(self._path("outputs.npz"), {"files": np.asarray(self._files), **kept})
 
