@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from jaxvision import models, optim
 from jaxvision.augment.pipeline import make_augment
 from jaxvision.compress.architecture import resized
-from jaxvision.errors import ConfigError
+from jaxvision.errors import ConfigError, nearest
 from jaxvision.models.registry import variant_of
 from jaxvision.tasks.state import TrainState
 from jaxvision.trees import named_leaves
@@ -107,6 +108,43 @@ def build_model(config: Any, *, num_classes: int):
     return resized(model, config.model.get("architecture") or ())
 
 
+FROZEN = ("source", "model", "fields", "num_classes", "image_size", "dtype", "param_dtype", "mean", "std")
+
+
+def build_frozen(name: str, section: Any, noted: Mapping[str, Any] | None = None):
+    """The network of config.frozen.<name>: `section.model` with the `section.fields` of its module; without them, that of the run which it is
+    loaded from, as its checkpoint's `noted` config says.
+
+    The section's `image_size`, `dtype` and `param_dtype` are its own, whatever the trained network's are; `num_classes` is the width of its head
+    in a file (0: none).
+
+    Raises ConfigError for another key, or where neither names a network.
+    """
+    for key in section:
+        if key not in FROZEN:
+            raise ConfigError(f"frozen.{name}.{key} is not a key of a frozen network; {nearest(key, FROZEN)}")
+    types = {key: section[key] for key in ("dtype", "param_dtype") if key in section}
+    if "model" in section:
+        size = section.get("image_size", None)
+        classes, fields = section.get("num_classes", 0), dict(section.get("fields", {}))
+        return models.create_model(section.model, num_classes=classes, image_size=tuple(size) if size else None, **types, **fields)
+    if not noted or "config" not in noted:
+        raise ConfigError(f"frozen.{name} names no network; give --config.frozen.{name}.model=NAME")
+    config = ConfigDict(_tuples(noted["config"]))
+    config.model.update(types)
+    if size := section.get("image_size", None):
+        config.image_size = tuple(size)
+        config.task.update({"view_size": tuple(size)} if "view_size" in config.task else {})
+    return build_model(config, num_classes=len(noted["classes"]))
+
+
+def _tuples(value: Any) -> Any:
+    """A config as JSON keeps it, with tuples where JSON has lists."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
 def input_constants(config: Any, channels: int) -> dict[str, Any]:
     """Mean and std a channel and the evaluation crop: the config's, else those that the model was published with."""
     variant = variant_of(config.model.name)
@@ -139,8 +177,10 @@ class Task:
     tile: int = 0
     # Examples of any size are scored in windows of one size: `predict` gives "scores" of each, and `measure` judges what becomes of a whole example.
     windows: Windows | None = None
-    # For people, see train/pictures.py: figures(state, batch) -> {column: images in 0..1}, curves(metrics) -> {name: (x, y, axis labels)}.
+    # For people, see train/pictures.py: figures(state, batch) -> {column: images in 0..1}, curves(metrics) -> {name: (x, y, axis labels)}. Where
+    # `figures` gives arrays that are no images too, captions(columns) -> {column: what stands beneath each of its images} reads them.
     figures = None
+    captions = None
     curves = None
 
     def __init__(self, config: Any, problem: Problem):

@@ -55,7 +55,7 @@ class Classify(Task):
     def __init__(self, config, problem):
         for key in config.task:
             if key not in self.KEYS:
-                raise ConfigError(f"task.{key} is not a key of the task 'classify'; {nearest(key, self.KEYS)}")
+                raise ConfigError(f"task.{key} is not a key of the task {config.task.name!r}; {nearest(key, self.KEYS)}")
         if len(problem.classes) < 2:
             raise DataError(f"classification needs at least 2 classes, the data has {len(problem.classes)}: {', '.join(problem.classes)}")
         name = config.task.get("loss", "softmax")

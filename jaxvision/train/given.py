@@ -6,12 +6,17 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from jaxvision import interop
 from jaxvision.compress.cut import take
 from jaxvision.errors import CheckpointError, ConfigError, nearest
-from jaxvision.models.registry import create_model, input_channels
+from jaxvision.models.registry import input_channels
 from jaxvision.models.rules import HEAD
-from jaxvision.tasks.base import Task, build_model, network_size
+from jaxvision.nn.projector import Projected
+from jaxvision.tasks.base import Task, build_frozen, build_model, network_size
 from jaxvision.train.architecture import kept_of
 from jaxvision.train.arrays import nest
 from jaxvision.train.config import complete
@@ -54,8 +59,9 @@ def load_frozen(
         if path.is_file():
             variables[name], record[name] = _from_file(name, section, path)
             continue
-        variables[name], meta = read_checkpoint_variables(path)
+        loaded, meta = read_checkpoint_variables(path)
         record[name] = {key: meta[key] for key in NOTED if key in meta}
+        variables[name] = _as_asked(name, section, loaded, record[name])
     return variables, record
 
 
@@ -63,9 +69,20 @@ def _from_file(name: str, section: Any, path: pathlib.Path) -> tuple[dict[str, A
     """A frozen network from somebody else's file: `model` says which one it is, `num_classes` how wide its head is (0: none)."""
     if "model" not in section:
         raise ConfigError(f"frozen.{name}.source is a file, which names no architecture; give --config.frozen.{name}.model=NAME")
-    model = create_model(section.model, num_classes=section.get("num_classes", 0))
+    model = build_frozen(name, section)
     checksum = f"{zlib.crc32(path.read_bytes()):08x}"
-    return interop.load_pretrained(model, path, channels=input_channels(section.model)), {"file": str(path), "checksum": checksum}
+    channels = len(section.get("mean", None) or ()) or input_channels(section.model)
+    return interop.load_pretrained(model, path, channels=channels), {"file": str(path), "checksum": checksum}
+
+
+def _as_asked(name: str, section: Any, loaded: dict[str, Any], noted: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables of a run's network at the section's own image size and in its own parameter dtype, where it states them."""
+    if section.get("image_size", None):
+        old = build_frozen(name, {key: value for key, value in section.items() if key != "image_size"}, noted)
+        loaded = interop.resize_variables(loaded, old, build_frozen(name, section, noted))
+    if dtype := section.get("param_dtype", None):
+        loaded = {**loaded, "params": jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.dtype(dtype)), loaded["params"])}
+    return loaded
 
 
 def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,13 +96,15 @@ def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted
     path = resolve(config.init_from, roots)
     if config.match_classes and not config.reinit_head:
         raise ConfigError("match_classes says what a new head begins with: set --config.reinit_head=True beside it")
-    if path.is_file() and task.branch:
+    if path.is_file() and isinstance(task.model, Projected):
         variables = interop.load_projected(task.model, path, reinit_head=config.reinit_head, channels=task.problem.channels)
     elif path.is_file():
         if config.match_classes or config.init_branch:
             raise ConfigError(f"{path} is a file: it names no classes and has no branches, so match_classes and init_branch need a workdir")
+        network = getattr(task.model, task.branch) if task.branch else task.model
         options = {"reinit_head": config.reinit_head, "allow_missing": task.fresh or None, "channels": task.problem.channels}
-        variables = interop.load_pretrained(task.model, path, **options)
+        variables = interop.load_pretrained(network, path, **options)
+        variables = {name: {task.branch: tree} for name, tree in variables.items()} if task.branch else variables
     else:
         change = kept_of(path, config.model.get("architecture"))
         variables, meta = read_checkpoint_variables(path) if change is None else read_checkpoint_variables(path, change["step"])
@@ -101,7 +120,7 @@ def load_init(config: Any, roots: Mapping[str, pathlib.Path], task: Task, wanted
         if task.fresh:
             wanted = without_fresh(wanted, source, task.fresh)
         if task.branch and task.branch not in variables["params"]:
-            variables = into_branch(task.branch, wanted, source)
+            variables = into_branch(task.branch, wanted, source, reinit_head=config.reinit_head)
         else:
             variables = load_into(wanted, source, reinit_head=config.reinit_head)
         if config.match_classes:
@@ -116,8 +135,10 @@ def without_fresh(wanted: Mapping[str, Any], source: Mapping[str, Any], fresh: s
     return nest({name: leaf for name, leaf in named_leaves(wanted).items() if name in there or not re.fullmatch(fresh, name)})
 
 
-def into_branch(branch: str, wanted: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of a classifier, without its head, where a method keeps its network: {"params": {branch: tree}, …}."""
-    body = {name: leaf for name, leaf in named_leaves(source).items() if not re.match(HEAD, name.split("/", 1)[-1])}
+def into_branch(branch: str, wanted: Mapping[str, Any], source: Mapping[str, Any], *, reinit_head: bool = False) -> dict[str, Any]:
+    """The variables of a classifier where a method keeps its network, {"params": {branch: tree}, …}; without its head where that has none."""
     inner = {collection: tree[branch] for collection, tree in wanted.items() if branch in tree}
-    return {collection: {branch: tree} for collection, tree in load_into(inner, nest(body), reinit_head=False).items()}
+    in_head = lambda name: re.match(HEAD, name.split("/", 1)[-1])
+    has_head = any(map(in_head, named_leaves(inner)))
+    body = source if has_head else nest({name: leaf for name, leaf in named_leaves(source).items() if not in_head(name)})
+    return {collection: {branch: tree} for collection, tree in load_into(inner, body, reinit_head=reinit_head and has_head).items()}

@@ -72,11 +72,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[tuple[str, Sequence]]) -> P:
+def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[tuple[str, Sequence | None]]) -> P:
     axes: list[Any] = [None] * len(shape)
     for pattern, wanted in rules:
+        if wanted is None and re.search(pattern, name):
+            return P()
         # A stacked leaf (scan over blocks) has a leading layer axis: rules speak of the last axes.
-        if re.search(pattern, name) and len(wanted) <= len(shape):
+        if wanted is not None and re.search(pattern, name) and len(wanted) <= len(shape):
             axes[len(shape) - len(wanted) :] = list(wanted)
             break
     axes = [axis if axis is None or shape[i] % mesh.shape[axis] == 0 else None for i, axis in enumerate(axes)]
@@ -88,16 +90,17 @@ def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[tuple[s
     return P(*axes)
 
 
-def state_shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, Sequence]] = ()) -> Any:
+def state_shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, Sequence | None]] = ()) -> Any:
     """A NamedSharding for each leaf of a state's shapes.
 
     `rules` are (regular expression on the '/'-joined name, axes of the last dimensions), tried before the tensor-parallel defaults; what is
-    left goes to fsdp by its largest divisible axis. Optimizer slots and averages have their parameter's shape and name in theirs, so they
-    follow it.
+    left goes to fsdp by its largest divisible axis. None instead of axes keeps a leaf whole on every device: (r"^frozen/teacher/", None), or
+    (r"^(params|opt_state|extra)/", None) where the teacher alone is cut. Optimizer slots and averages have their parameter's shape and name in
+    theirs, so they follow it.
     """
     rules = (*rules, *(TENSOR_RULES if mesh.shape["tensor"] > 1 else ()))
     for pattern, axes in rules:
-        for axis in axes:
+        for axis in axes or ():
             if axis is not None and axis not in mesh.shape:
                 raise ConfigError(f"mesh.rules: axis {axis!r} for {pattern!r} is none of {', '.join(mesh.shape)}")
     return map_named(lambda name, leaf: NamedSharding(mesh, _spec(name, leaf.shape, mesh, rules)), shapes)

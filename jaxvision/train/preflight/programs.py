@@ -18,8 +18,8 @@ from jaxvision import data as data_room
 from jaxvision.data.declared import declared_source
 from jaxvision.data.subset import limited
 from jaxvision.errors import DataError, OutOfTimeError, UserError
-from jaxvision.models.registry import variant_of
-from jaxvision.tasks.base import count
+from jaxvision.models.registry import input_channels, shapes_of, variant_of
+from jaxvision.tasks.base import build_frozen, count
 from jaxvision.train.architecture import without_architecture
 from jaxvision.train.config import plain
 from jaxvision.train.curriculum import lower_resize
@@ -82,6 +82,9 @@ def setups(config: Any, topology: Topology, notes: list[str]) -> dict[str, Setup
             if source.startswith("stage:") and source.removeprefix("stage:") in found:
                 before = found[source.removeprefix("stage:")]
                 saved[key], noted[key] = _variables(before), _noted(before)
+            elif "model" in section and not pathlib.Path(source).is_file():
+                saved[key], noted[key] = shapes_of(build_frozen(key, section), input_channels(section.model)), {}
+                notes.append(f"frozen.{key}: no file {source!r} here; its shapes are those of {section.model}")
         found[name] = set_up(stage, sources=sources, frozen=(saved, noted), fresh=False, devices=topology.devices)
     return found
 
