@@ -7,7 +7,7 @@
 Sources: `digits`, `photos`, `shapes`, `fundus` and `phantoms` need nothing; `idx`, `folder`, `paired`, `fundus_folder`, `volumes`, `arrayrecord`,
 `coco` and `voc` read `data.path`; `tfds` reads `data.name` from `data.path`. `phantoms` and `volumes` are 3-D: `volume` (B, D, H, W, C) for `image`,
 cut by `Patch`. `coco`, `voc`, `shapes` and some of `tfds` have boxes.
-`lips`, which needs nothing, and `clips`, below `data.path`, are clips with texts: `clip` (B, T, H, W, C), `length` (B,), `text` (B, L), fitted by `Clip`.
+`lips`, which needs nothing, and `clips`, below `data.path`, are clips with texts: `clip` (B, T, H, W, C), `length` (B,), `text` (B, L), by `Clip`.
 Importing this package loads neither grain nor tensorflow_datasets nor scikit-learn; a source loads what it needs when it is opened.
 """
 
@@ -24,9 +24,8 @@ from jaxvision.data.stream import EvalStream, TrainStream
 from jaxvision.errors import ConfigError, nearest
 
 __all__ = [
-    *("CLIPS", "SOURCES", "ArraySource", "Clip", "Decode", "EvalStream", "Patch", "Source", "TrainStream", "Unreadable"),
-    *("files_source", "open_source"),
-]
+    "CLIPS", "SOURCES", "ArraySource", "Clip", "Decode", "EvalStream", "Patch", "Source", "TrainStream", "Unreadable", "files_source", "open_source",
+]  # fmt: skip
 
 
 def _of(module: str, function: str) -> Callable[..., Source]:

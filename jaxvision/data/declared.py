@@ -5,12 +5,14 @@ A run cannot be trained on such a source; `--mode=preflight` takes it where the 
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxvision.data.clips import CLIPS
 from jaxvision.errors import ConfigError, nearest
+from jaxvision.tasks.text.vocabulary import vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +55,22 @@ class DeclaredSource:
 
     columns = None
 
-    def __init__(self, name: str, length: int, classes: int, shape: tuple[int, ...], columns: tuple[str, ...]):
+    def __init__(
+        self, name: str, length: int, classes: Sequence[str], shape: tuple[int, ...], columns: tuple[str, ...], text_length: int | None = None
+    ):
         for column in columns:
             if column not in COLUMNS:
                 raise ConfigError(f"config key 'data.columns' has {column!r}; {nearest(column, COLUMNS)}")
-        self.classes = tuple(map(str, range(classes)))
-        self.fingerprint = f"declared:{name}:{length}:{classes}"
-        self._name, self._length, self._shape, self._columns = name, length, shape, columns
+        self.classes = tuple(classes)
+        self.fingerprint = f"declared:{name}:{length}:{len(self.classes)}"
+        self._name, self._length, self._shape, self._columns, self._text_length = name, length, shape, columns, text_length
 
     def __len__(self) -> int:
         return self._length
 
     def record(self, i: int) -> dict[str, Any]:
+        if self._text_length is not None:
+            return {"clip": np.zeros(self._shape, np.uint8), "text": np.zeros(self._text_length, np.int32)}
         blank = {"volume": np.zeros(self._shape, np.float32)} if len(self._shape) == 4 else {"image": np.zeros(self._shape, np.uint8)}
         return {**blank, **{name: COLUMNS[name](self._shape[:-1]) for name in self._columns}}
 
@@ -77,7 +83,7 @@ def declared_source(data: Mapping[str, Any], split: str, shape: tuple[int, ...])
 
     Args:
       split: "train" or "test".
-      shape: of a picture, (height, width, channels), or of a volume, (depth, height, width, channels).
+      shape: of a picture, (height, width, channels), of a volume, (depth, height, width, channels), or of a clip, (frames, height, width, channels).
 
     Raises ConfigError, naming the keys to give, where neither the config nor FACTS says how many classes or examples there are.
     """
@@ -87,7 +93,8 @@ def declared_source(data: Mapping[str, Any], split: str, shape: tuple[int, ...])
     length = data.get(f"{split}_size", None)
     if length is None and known is not None:
         length = split_size(wanted, known.sizes)
-    classes = data.get("classes", None)
+    clips = data.get("source", None) in CLIPS
+    classes = len(vocabulary(data["vocabulary"])) if clips else data.get("classes", None)
     if classes is None and known is not None:
         classes = known.classes
     if length is None or classes is None:
@@ -95,10 +102,12 @@ def declared_source(data: Mapping[str, Any], split: str, shape: tuple[int, ...])
         raise ConfigError(
             f"{what}; declare --config.data.classes=N --config.data.train_size=N --config.data.test_size=N, or take a name of {', '.join(FACTS)}"
         )
+    if clips:
+        return DeclaredSource(f"clips/{wanted}", length, vocabulary(data["vocabulary"]), shape, (), data["text_length"])
     columns = data.get("columns", None)
     if columns is None:
         columns = known.columns if known is not None else ("label",) if classes else ()
-    return DeclaredSource(f"{name or data.get('source', None)}/{wanted}", length, classes, shape, tuple(columns))
+    return DeclaredSource(f"{name or data.get('source', None)}/{wanted}", length, tuple(map(str, range(classes))), shape, tuple(columns))
 
 
 def split_size(split: str, sizes: Mapping[str, int]) -> int | None:

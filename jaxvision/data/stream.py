@@ -16,12 +16,19 @@ from typing import Any
 import numpy as np
 
 from jaxvision.data import order, workers
+from jaxvision.data.clips import Clip, check_clips, fit_clip
 from jaxvision.data.decode import RANDOMS, Decode, decode, fit_columns
 from jaxvision.data.patches import Patch, cut_patch
 from jaxvision.data.source import Source, Unreadable
 from jaxvision.errors import ConfigError, DataError, nearest
 
 POLICIES = ("error", "skip")
+# By how it is cut: what a record holds, what people call it, what its size is, and the function.
+KINDS = {
+    Decode: ("image", "picture", "(height, width)", decode),
+    Patch: ("volume", "volume", "(depth, height, width)", cut_patch),
+    Clip: ("clip", "clip", "(frames, height, width)", fit_clip),
+}
 Batch = dict[str, np.ndarray]
 
 
@@ -30,7 +37,7 @@ class _Loader:
     """Batch number -> (arrays, [(name, why)] of unreadable records). Sent to worker processes, so it holds no threads until it is used."""
 
     source: Source
-    image: Decode | Patch
+    image: Decode | Patch | Clip
     order: order.Order
     training: bool
     start: int  # draw of row 0 of this process in batch 0
@@ -48,10 +55,11 @@ class _Loader:
         randoms = order.uniforms(self.order.seed, draw, RANDOMS) if self.training else None
         try:
             record, name = self.source.record(example), self.source.name_of(example)
-            if ("volume" in record) != isinstance(self.image, Patch):
-                kind, size = ("volume", "(depth, height, width)") if "volume" in record else ("picture", "(height, width)")
+            column, *_, cut = KINDS[type(self.image)]
+            if column not in record:
+                kind, size = next(((kind, size) for column, kind, size, _ in KINDS.values() if column in record), ("picture", "(height, width)"))
                 raise ConfigError(f"{name} is a {kind}, for which image_size is {size}, not {self.image.image_size}")
-            return (cut_patch if isinstance(self.image, Patch) else decode)(record, self.image, name, randoms)
+            return cut(record, self.image, name, randoms)
         except Unreadable as error:
             return error
 
@@ -111,6 +119,8 @@ class _Stream:
         self.source, self.batch_size, self.image, self.corrupt = source, batch_size, image, corrupt
         self.rows = batch_size // process_count
         self.first = process_index * self.rows
+        if isinstance(image, Clip) and source.columns is not None:
+            check_clips(source, image)
         self.columns = None if source.columns is None else fit_columns(source, image)
         self.workers = workers.default_workers(self.columns is not None) if workers_ is None else workers_
         self.threads = 1 if self.workers else min(workers.processors(), 16)
@@ -172,7 +182,7 @@ class TrainStream(_Stream):
         source: Source,
         *,
         batch_size: int,
-        image: Decode | Patch,
+        image: Decode | Patch | Clip,
         seed: int,
         position: int = 0,
         epoch_shuffle: bool = True,
@@ -213,7 +223,7 @@ class EvalStream(_Stream):
         source: Source,
         *,
         batch_size: int,
-        image: Decode | Patch,
+        image: Decode | Patch | Clip,
         process_index: int = 0,
         process_count: int = 1,
         workers: int | None = None,

@@ -142,8 +142,8 @@ class AttentionDecoder(nn.Module):
         """
         step = self.stepper(memory)
         noise = self.make_rng("dropout") if train and self.dropout else None
-        if text is not None and taught is None:
-            taught = jnp.ones(steps, bool)
+        if text is not None:
+            text, taught = jnp.asarray(text), jnp.ones(steps, bool) if taught is None else jnp.asarray(taught)
 
         def body(carry, t):
             symbol, states = carry

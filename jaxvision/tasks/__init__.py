@@ -13,6 +13,7 @@ _NO_TASKS = {
     *("restore/flow", "restore/quality"),
     *("segment/measures", "segment/pictures"),
     *("ssl/contrastive", "ssl/pretrain"),
+    *("text/distance", "text/measures", "text/vocabulary"),
 }
 
 

@@ -69,6 +69,9 @@ DEFAULTS: dict[str, Any] = {
         "classes": None,  # their number, and the three below: what preflight takes for data that are not there, see data/declared.py
         "train_size": None,  # examples
         "test_size": None,
+        "vocabulary": "letters",  # of texts, see tasks/text/vocabulary.py
+        "text_length": 15,  # of a row of symbols: the longest text's characters and two marks
+        "difficulty": 0.5,  # of procedural clips, 0 to 1
         "columns": None,  # of a record beside its image: ("label",) or ("label", "mask")
     },
     "augment": {},

@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxvision.data.decode import why
+from jaxvision.data.frames import DAMAGE, frames
 from jaxvision.data.paired import PairedSource
 from jaxvision.data.source import Source
 from jaxvision.errors import ConfigError, DataError
 from jaxvision.tasks.restore.supervised import METRICS, enlarged
 from jaxvision.train.setup import Executables
-from jaxvision.train.tiled import DAMAGE, frames, picture_restorer
+from jaxvision.train.tiled import picture_restorer
 from jaxvision.train.writers import replace_file
 
 

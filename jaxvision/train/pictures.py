@@ -1,7 +1,7 @@
 """Pictures that a task makes for people while it trains: sheets of examples before and after, and curves of a figure against a setting."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -20,7 +20,8 @@ def write_pictures(executables: Executables, carry, frozen, metrics: Mapping[str
     if task.figures is not None:
         columns = _columns(executables, carry, frozen)
         if jax.process_index() == 0:
-            _write(workdir / "pictures" / f"{step:08d}.png", columns)
+            captions = task.captions(columns) if task.captions is not None else {}
+            _write(workdir / "pictures" / f"{step:08d}.png", {name: values for name, values in columns.items() if np.ndim(values) == 4}, captions)
     if task.curves is not None and jax.process_index() == 0:
         for name, (x, y, labels) in task.curves(metrics).items():
             figures.curve(x, y, labels, workdir / "pictures" / f"{name}.png")
@@ -36,7 +37,7 @@ def _columns(executables: Executables, carry, frozen) -> dict[str, np.ndarray]:
         feed.close()
 
 
-def _write(path: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None:
+def _write(path: pathlib.Path, columns: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]]) -> None:
     from PIL import Image
 
     from jaxvision.train.predictions import write_image
@@ -46,4 +47,5 @@ def _write(path: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None:
     images = [np.round(np.clip(values[row], 0, 1) * 255).astype(np.uint8) for row in range(rows) for values in columns.values()]
     images = [np.asarray(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")) for image in images]
     cell = int(min(256, max(112, height, width)))
-    write_image(path, figures.sheet(images, [name for _ in range(rows) for name in columns], columns=len(columns), cell=cell))
+    titles = [captions.get(name, [name] * rows)[row] for row in range(rows) for name in columns]
+    write_image(path, figures.sheet(images, titles, columns=len(columns), cell=cell))

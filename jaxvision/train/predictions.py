@@ -153,7 +153,8 @@ class Predictions:
 
     By output: `probabilities` (B,K) → predictions.csv; `image` (B,H,W,C) → images/*.png; `mask` (B,H,W) → masks/*.png; `boxes` (B,N,4) with
     `box_label`, `box_score` and, where rows are padded, `box_valid` → boxes.json (`size` (B,2) gives its heights and widths); `text` (B,L),
-    numbers of symbols that the classes name, with `score` (B,) → texts.csv; the rest → outputs.npz, beside the names of the files. Also a context manager that closes when nothing was raised.
+    numbers of symbols that the classes name, with `score` (B,) → texts.csv; the rest →
+    outputs.npz, beside the names of the files. Also a context manager that closes when nothing was raised.
 
     Args:
       folder: made where absent.

@@ -106,6 +106,8 @@ def enable_compilation_cache(config: Any) -> None:
 
 
 def make_decode(config: Any, channels: int, crop_share: float) -> Any:
+    if config.data.source in data_room.CLIPS:
+        return data_room.Clip(tuple(config.image_size), config.data.crop, config.data.interpolation, channels)
     if len(config.image_size) == 3:
         return data_room.Patch(tuple(config.image_size), config.data.balance)
     return data_room.Decode(
@@ -176,7 +178,7 @@ def set_up(
     networks, noted = load_frozen(config, roots or {}, *frozen)
     problem = Problem(
         classes=tuple(classes if classes is not None else first.classes),
-        channels=next((int(shapes[name].shape[-1]) for name in ("image", "volume") if name in shapes), channels),
+        channels=next((int(shapes[name].shape[-1]) for name in ("image", "volume", "clip") if name in shapes), channels),
         train_size=train_size,
         total_steps=phases[-1].stop,
         steps_per_epoch=train_size / config.batch_size,

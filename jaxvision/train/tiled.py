@@ -8,7 +8,7 @@ With an overlap of at least twice the network's reach the result is that of the 
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +16,11 @@ import numpy as np
 from jaxtyping import Float, Int, Num, UInt8
 
 from jaxvision.data.decode import why
-from jaxvision.errors import DataError
+from jaxvision.data.frames import DAMAGE, frames
 from jaxvision.train.feed import pack, to_mesh
 from jaxvision.train.mesh import batch_sharding, batch_shards
 from jaxvision.train.predictions import picture_names, write_image
 from jaxvision.train.setup import Executables
-
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError)
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg")
 
 
 class Span(NamedTuple):
@@ -77,36 +74,6 @@ def restore_picture(
 def eight_bits(pixels: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """0..1 clipped and rounded to 0..255."""
     return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-
-
-def frames(path: pathlib.Path, channels: int) -> Iterator[UInt8[np.ndarray, "h w c"]]:
-    """The frames of a file, one for a plain picture, with 1 or 3 channels.
-
-    Raises one of DAMAGE for a damaged file, DataError for a video where PyAV is not installed.
-    """
-    from PIL import Image, ImageSequence
-
-    if path.suffix.lower() in VIDEOS:
-        yield from _video_frames(path, channels)
-        return
-    with Image.open(path) as picture:
-        for frame in ImageSequence.Iterator(picture):
-            pixels = np.asarray(frame.convert("L" if channels == 1 else "RGB"))
-            yield pixels[..., None] if channels == 1 else pixels
-
-
-def _video_frames(path: pathlib.Path, channels: int) -> Iterator[UInt8[np.ndarray, "h w c"]]:
-    try:
-        import av
-    except ImportError:
-        raise DataError(f"{path} is a video, which PyAV reads: pip install 'jaxvision[video]', or give its frames as pictures") from None
-    try:
-        with av.open(str(path)) as video:
-            for frame in video.decode(video=0):
-                pixels = frame.to_ndarray(format="gray" if channels == 1 else "rgb24")
-                yield pixels[..., None] if channels == 1 else pixels
-    except av.FFmpegError as error:
-        raise OSError(str(error)) from error
 
 
 def picture_restorer(executables: Executables, carry: Any, frozen: Any) -> Callable[[Num[np.ndarray, "h w c"]], UInt8[np.ndarray, "p q c"]]:

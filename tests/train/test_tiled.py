@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxvision.data.frames import frames
 from jaxvision.errors import DataError
 from jaxvision.models.registry import create_model
-from jaxvision.train.tiled import frames, restore_picture, spans
+from jaxvision.train.tiled import restore_picture, spans
 
 
 @pytest.mark.parametrize("length, tile, overlap", [(16, 16, 4), (17, 16, 4), (100, 16, 6), (64, 16, 0)])
