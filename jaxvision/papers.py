@@ -106,7 +106,7 @@ _TABLE = """
     B-cosification: Transforming Deep Neural Networks to be Inherently Interpretable
 87 dvpt 2307.09787 models/dvpt.py
     DVPT: Dynamic Visual Prompt Tuning of Large Pre-trained Models for Medical Image Analysis
-89 scalekd 2411.06786 tasks/scalekd.py
+89 scalekd 2411.06786 tasks/scalekd.py tasks/distil.py nn/cross_attention.py
     ScaleKD: Strong Vision Transformers Could Be Excellent Teachers
 # kernels and numerics
 26 int16_dfp 1802.00930 nn/dynamic_fixed_point.py kernels/int16_matmul/
