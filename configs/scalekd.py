@@ -88,7 +88,8 @@ def published(student: str, teacher: str) -> ConfigDict:
     )  # fmt: skip
 
 
-TEACHER = {"name": "vit_tiny_patch16_224", "patch": 2, "dim": 48, "depth": 4, "heads": 3, **VIT}
+TEACHER = {"name": "vit_tiny_patch16_224", "patch": 2, "dim": 48, "depth": 4, "heads": 4, "position": "sincos2d", **VIT}
+TAUGHT = {"epochs": 45, "optim.lr": 2e-3, "optim.weight_decay": 0.3, "optim.clip": 1.0}
 STUDENT = {"name": "resnet18_cifar", "depths": (1, 1, 1), "widths": (8, 16, 32)}
 TAPS = {"student_taps": ("layer2_0", "layer3_0"), "teacher_taps": ("blocks_1", "norm"), "heads": (4, 4)}
 # A grid of 4 x 4 has a third of the positions that are summed over at 7 x 7.
@@ -106,7 +107,8 @@ def demo(method: str) -> ConfigDict:
     student |= {f"model.{key}": value for key, value in STUDENT.items()}
     if method != "alone":
         student["frozen.teacher.source"] = "stage:teacher"
-    return recipes.digits({}, stages=(("teacher", {f"model.{key}": value for key, value in TEACHER.items()}), ("student", student)))
+    teacher = {**TAUGHT, **{f"model.{key}": value for key, value in TEACHER.items()}}
+    return recipes.digits({}, stages=(("teacher", teacher), ("student", student)))
 
 
 def get_config(variant: str = "demo") -> ConfigDict:

@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import linen as nn
 
 from jaxvision.errors import CheckpointError, ModelError
-from jaxvision.interop import wrapped
+from jaxvision.interop import openmmlab, wrapped
 from jaxvision.interop.files import read_arrays
 from jaxvision.models import registry, rules
 from jaxvision.models.rules import HEAD
@@ -66,6 +66,8 @@ def load_pretrained(
     arrays, layout = read_arrays(path, section)
     if layout == "torch" and (parts := wrapped.split(arrays)):
         arrays = parts.backbone
+    elif layout == "torch":
+        arrays = openmmlab.as_timm(arrays, model)
     return fit_arrays(
         model, arrays, layout, path, reinit_head=reinit_head, allow_missing=allow_missing, ignore=ignore, image_size=image_size, channels=channels
     )
