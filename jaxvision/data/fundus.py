@@ -133,7 +133,7 @@ def open_fundus_folder(path: str | None, split: str, test_share: float, seed: in
 CAMERAS = {
     "a": ((0.95, 0.50, 0.25), (0.75, 0.95), 0.000),
     "b": ((0.80, 0.60, 0.40), (0.65, 0.90), 0.004),
-    "c": ((1.00, 0.42, 0.15), (0.50, 0.70), 0.006),
+    "c": ((1.00, 0.38, 0.12), (0.38, 0.58), 0.010),
 }
 # Least and most microaneurysms, haemorrhages, exudates and new vessels of each grade.
 _LESIONS = (

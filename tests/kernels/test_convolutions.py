@@ -72,7 +72,19 @@ def test_the_kernel_s_gradient_of_small_images_comes_from_products_of_pixels_and
     op = functools.partial(depthwise_conv, **options)
     products = maps(op, x, w, "cpu")
     assert worst(products, maps(op, x, w, "reference")) < 2e-6
-    assert jax.jit(jax.grad(lambda w: op(x, w, implementation="cpu").sum())).lower(w).as_text().count("stablehlo.dot_general") == 3
+    assert jax.jit(jax.grad(lambda w: op(x, w, implementation="cpu").sum())).lower(w).as_text().count("stablehlo.dot_general") == 1
+
+
+def test_the_sum_over_taps_is_computed_once_for_all_of_its_readers():
+    """Batch norm and an activation read a convolution's output many times over; fused into each reader, EfficientNet-B0's steps took twice as long."""
+    x, w = jax.ShapeDtypeStruct((2, 12, 14, 8), jnp.float32), jax.ShapeDtypeStruct((5, 5, 1, 8), jnp.float32)
+
+    def readers(x, w):
+        y = depthwise_conv(x, w, implementation="cpu")
+        return jax.nn.silu((y - y.mean((0, 1, 2))) * jax.lax.rsqrt(y.var((0, 1, 2))))
+
+    text = jax.jit(readers).lower(x, w).compile().as_text()
+    assert 25 <= text.count(" multiply(") < 2 * 25
 
 
 def test_large_kernels_and_wide_images_go_in_pieces_and_agree(monkeypatch):

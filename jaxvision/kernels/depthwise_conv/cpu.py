@@ -13,11 +13,11 @@ import math
 import operator
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxvision.kernels.bilinear import Maps
 from jaxvision.kernels.geometry import Geometry, Pair
+from jaxvision.kernels.materialize import materialize
 
 # Terms of one unrolled sum: beyond this the time to compile grows faster than the time to run shrinks.
 MOST_TAPS = 128
@@ -80,7 +80,7 @@ def _correlate(x, w, output: Pair, strides: Pair, dilation: Pair):
 def forward(x, w, geometry: Geometry):
     x32, w32 = _place(x, geometry.padding).astype(jnp.float32), w[:, :, 0].astype(jnp.float32)
     y = _correlate(x32, w32, geometry.output, geometry.strides, geometry.dilation)
-    return y.astype(x.dtype)
+    return materialize(y.astype(x.dtype))
 
 
 def input_grad(dy, w, geometry: Geometry):
@@ -108,22 +108,21 @@ def input_grad(dy, w, geometry: Geometry):
         return _correlate(_place(dy32, tuple(sides)), kernel, count, (1, 1), tuple(dilation))
 
     if geometry.strides == (1, 1):
-        return residue((0, 0)).astype(dy.dtype)
+        return materialize(residue((0, 0)).astype(dy.dtype))
     rows = [jnp.stack([residue((r, c)) for c in range(sw)], 3) for r in range(sh)]
     dx = jnp.stack(rows, 2).reshape(dy.shape[0], count[0] * sh, count[1] * sw, dy.shape[-1])
     top, left = (p[0] - f * s for p, f, s in zip(padding, first, geometry.strides))
-    return dx[:, top : top + geometry.size[0], left : left + geometry.size[1]].astype(dy.dtype)
+    return materialize(dx[:, top : top + geometry.size[0], left : left + geometry.size[1]].astype(dy.dtype))
 
 
 def _step(descending: list[int]) -> int:
     return descending[0] - descending[1] if len(descending) > 1 else 1
 
 
-def _places(geometry: Geometry, axis: int) -> np.ndarray:
-    """(k, size, output) of 0 and 1: which pixel a tap of the kernel meets, for each pixel of the output."""
-    size, k, s, d = (getattr(geometry, field)[axis] for field in ("size", "kernel", "strides", "dilation"))
-    tap, pixel, out = np.ogrid[:k, :size, : geometry.output[axis]]
-    return (out * s + tap * d - geometry.padding[axis][0] == pixel).astype(np.float32)
+def _meeting(geometry: Geometry, axis: int, tap: int) -> list[Pair]:
+    """(pixel of the image, pixel of the output) that a tap of the kernel brings together."""
+    stride, first = geometry.strides[axis], tap * geometry.dilation[axis] - geometry.padding[axis][0]
+    return [(out * stride + first, out) for out in range(geometry.output[axis]) if 0 <= out * stride + first < geometry.size[axis]]
 
 
 def _few_pixels(geometry: Geometry) -> bool:
@@ -136,8 +135,12 @@ def _from_products(x, dy, geometry: Geometry):
     batch, channels = x.shape[0], x.shape[-1]
     flat = (value.astype(jnp.float32).reshape(batch, -1, channels) for value in (x, dy))
     products = jnp.einsum("bnc,bmc->cnm", *flat).reshape(channels, *geometry.size, *geometry.output)
-    rows = jnp.einsum("crspq,irp->cisq", products, _places(geometry, 0))
-    return jnp.einsum("cisq,jsq->ijc", rows, _places(geometry, 1))[:, :, None].astype(dy.dtype)
+    add = lambda terms: functools.reduce(operator.add, terms, jnp.float32(0))
+    rows = [add(products[:, r, :, p] for r, p in _meeting(geometry, 0, i)) for i in range(geometry.kernel[0])]
+    rows = jnp.stack([jnp.broadcast_to(row, (channels, geometry.size[1], geometry.output[1])) for row in rows])
+    taps = [add(rows[:, :, s, q] for s, q in _meeting(geometry, 1, j)) for j in range(geometry.kernel[1])]
+    taps = jnp.stack([jnp.broadcast_to(tap, (geometry.kernel[0], channels)) for tap in taps], 1)
+    return taps[:, :, None].astype(dy.dtype)
 
 
 def weight_grad(x, dy, geometry: Geometry):
