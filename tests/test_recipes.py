@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from jaxvision.errors import ConfigError
-from jaxvision.models.registry import variant_of
+from jaxvision.models.registry import count_parameters, variant_of
 from jaxvision.train.config import load_config
 from jaxvision.train.stages import stage_configs
 
@@ -110,3 +110,32 @@ def test_mirnet_s_tasks_are_folders_of_pairs_and_one_recipe(variant, folders):
 def test_restoration_s_variants_that_are_not_there_are_one_line(spec):
     with pytest.raises(ConfigError, match=spec.split(":")[0]):
         load(spec)
+
+
+@pytest.mark.parametrize(
+    "variant, parameters, recipe, heads",
+    [
+        ("resnet50", 25_557_032, ("momentum", 0.1, 1e-4, 256, 100), (16, 24)),
+        ("resnet50,swin_base", 25_557_032, ("momentum", 0.1, 1e-4, 256, 100), (8, 16)),
+        ("mobilenet", 4_231_976, ("momentum", 0.1, 1e-4, 256, 100), (16, 24)),
+        ("resnet50_strong", 25_576_264, ("lamb", 5e-3, 0.02, 2048, 300), (16, 24)),
+        ("vit_base", 86_566_120, ("adamw", 1e-3, 0.05, 1024, 300), (8, 8)),
+        ("mixer_small", 18_528_264, ("adamw", 1e-3, 0.05, 1024, 300), (8, 8)),
+    ],
+)
+def test_scalekd_s_students_and_their_recipes_are_the_published_ones(variant, parameters, recipe, heads):
+    config = load(f"scalekd.py:{variant}")
+    optim = config.optim
+    assert (optim.name, optim.lr, optim.weight_decay, config.batch_size, config.epochs) == recipe
+    fields = {key: config.model[key] for key in ("class_token", "pool") if key in config.model}
+    assert (count_parameters(config.model.name, **fields) if fields else variant_of(config.model.name).parameters) == parameters
+    assert config.task.heads == heads and config.task.alphas == ((0.08, 0.06),) * 2 and config.task.teacher_taps == ("layers_2", "norm")
+    assert variant_of(config.frozen.teacher.model).parameters and config.frozen.teacher.num_classes == 1000
+
+
+def test_scalekd_s_smallest_teacher_has_no_logits_and_one_view_less_and_absent_teachers_say_so():
+    config = load("scalekd.py:resnet50,swin_small")
+    assert config.task.logits == "none" and config.task.alphas == ((0.08, 0.06), (0.08, 0.0)) and config.task.heads == (3, 6)
+    for variant in ("resnet50,beit_large", "resnet51", "demo,dkd"):
+        with pytest.raises(ConfigError, match="BEiT-L/14 has no model" if "beit" in variant else "scalekd.py"):
+            load(f"scalekd.py:{variant}")

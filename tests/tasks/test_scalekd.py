@@ -134,15 +134,20 @@ def test_the_teacher_s_own_third_stage_goes_through_its_tail_to_its_own_last(tea
 
 
 def test_the_tail_takes_swin_s_maps_from_before_they_are_merged():
-    model = {"model": "swin_tiny_patch4_window7_224", "fields": {"dim": 8, "depths": (1, 1, 1), "heads": (1, 2, 4), "window": 2}}
-    settings = {"image_size": (16, 16), "task__teacher_taps": ("layers_1", "norm"), "task__student_taps": ("layer1_0", "layer2_0")}
+    model = {"model": "swin_tiny_patch4_window7_224", "fields": {"dim": 8, "depths": (1, 1), "heads": (1, 2), "window": 2}}
+    settings = {"image_size": (16, 16), "task__teacher_taps": ("layers_0", "norm")}
     task = distilling.task_of(distilling.config("absent", teacher={**model, "image_size": (16, 16)}, **settings))
-    variables = {"teacher": task.teacher.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))}
-    seen = task.teach(variables, jax.random.normal(jax.random.key(1), (2, 16, 16, 1)))
-    (last,) = task.tail(variables, seen, "layers_1", "norm", [seen.maps["layers_1"]])
-    np.testing.assert_array_equal(last, seen.maps["norm"])
-    assert seen.maps["layers_1"].shape == (2, 2, 2, 16) and last.shape == (2, 1, 1, 32)
-    assert task.adapted["stage3_spatial"][0].grid == (2, 2) and task.adapted["stage4_spatial"][0].grid is None
+    variables = {"teacher": jax.jit(task.teacher.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))}
+
+    @jax.jit
+    def there_and_through(variables, image):
+        seen = task.teach(variables, image)
+        return seen.maps["layers_0"], seen.maps["norm"], task.tail(variables, seen, "layers_0", "norm", [seen.maps["layers_0"]])[0]
+
+    third, fourth, last = there_and_through(variables, jax.random.normal(jax.random.key(1), (2, 16, 16, 1)))
+    np.testing.assert_allclose(last, fourth, atol=1e-6)
+    assert third.shape == (2, 4, 4, 8) and last.shape == (2, 2, 2, 16)
+    assert task.adapted["stage3_spatial"][0].grid == (4, 4) and task.adapted["stage4_spatial"][0].grid is None
 
 
 def test_without_perception_the_fourth_stage_asks_by_itself_and_a_view_of_weight_0_is_not_there():
@@ -162,7 +167,7 @@ def test_a_plain_transformer_s_last_block_may_follow_the_fourth_stage(teacher):
     found = task.projected(adapt, seen._replace(maps={"layer1_0": 0, "layer2_0": 0}), seen, {"teacher": variables})
     (last,) = task.tail({"teacher": variables}, seen, "blocks_0", "norm", [2 * made["blocks"]])
     np.testing.assert_allclose(found["stage3_spatial"], made["blocks"])  # leaves where it entered
-    np.testing.assert_allclose(found["stage4_spatial"], last, atol=1e-6)
+    np.testing.assert_allclose(found["stage4_spatial"], last, atol=1e-5)
 
 
 @pytest.mark.parametrize(
