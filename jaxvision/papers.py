@@ -117,7 +117,7 @@ _TABLE = """
     Training for temporal sparsity in deep neural networks, application in video processing
 40 mcu_odl 2305.19167 models/mlperf_tiny.py kernels/half_matmul/
     Reduced Precision Floating-Point Optimization for DNN On-Device Learning on MicroControllers
-66 codenet 2002.08357 kernels/deform_conv/ models/codenet.py
+66 codenet 2002.08357 kernels/deform_conv/ nn/deform.py nn/quantize.py models/shufflenet_v2.py models/codenet.py tasks/detect/centernet.py
     Algorithm-hardware Co-design for Deformable Convolution
 # compression and search
 03 precropping 2203.02549 compress/saliency.py compress/precrop.py tasks/precrop.py

@@ -106,6 +106,28 @@ def test_mirnet_s_tasks_are_folders_of_pairs_and_one_recipe(variant, folders):
     assert config.task.get("border", None) == (3 if variant == "sr,3" else None)
 
 
+@pytest.mark.parametrize("letter, model, side", [("a", "codenet_a", 256), ("e", "codenet_e", 512)])
+def test_codenet_s_detectors_are_trained_and_then_quantized(letter, model, side):
+    stages = dict(stage_configs(load(f"codenet.py:voc,{letter}")))
+    first, then = stages["float"], stages["quantized"]
+    assert (first.model.name, first.image_size, first.optim.lr, first.epochs, first.data.crop) == (model, (side, side), 1.25e-4, 90, "center_affine")
+    assert (then.model.weight_bits, then.model.activation_bits, then.model.percentile, then.init_from) == (4, 8, True, "stage:float")
+    assert load("codenet.py:coco,c,float").stages == () and load("codenet.py:coco,c").data.max_boxes == 128
+
+
+def test_codenet_s_ablation_is_the_released_recipe():
+    config, coco = load("codenet.py:ablation,deform_bound"), load("codenet.py:ablation_coco")
+    assert variant_of(config.model.name).settings["kind"] == "deform_bound" and config.task.ignored
+    assert (config.steps, config.batch_size, config.optim.lr, config.optim.milestones) == (18_000, 128, 0.01, (12_000, 16_000))
+    assert (coco.steps, coco.batch_size, coco.optim.lr, coco.optim.lr_start, coco.task.count) == (90_000, 260, 0.06, 6e-5, 128)
+
+
+@pytest.mark.parametrize("spec", ["codenet.py:voc,f", "codenet.py:ablation", "codenet.py:voc,a,int8"])
+def test_detectors_that_are_not_there_are_one_line(spec):
+    with pytest.raises(ConfigError, match=spec.split(":")[0]):
+        load(spec)
+
+
 @pytest.mark.parametrize("spec", ["drct.py:scratch,5", "drct.py:demo,2", "mirnet.py:sr", "mirnet.py:lol,2"])
 def test_restoration_s_variants_that_are_not_there_are_one_line(spec):
     with pytest.raises(ConfigError, match=spec.split(":")[0]):

@@ -24,25 +24,25 @@ def sample(x, rows, columns):
 
 def deform_conv(x, offsets, kernel, mask, geometry: Geometry):
     (kh, kw), (height, width), batch = geometry.kernel, geometry.output, x.shape[0]
-    taps = [(i, j) for i in range(kh) for j in range(kw)]
-    parts = offsets.shape[-1] // (2 * len(taps))
+    taps = kh * kw
+    parts = offsets.shape[-1] // (2 * taps)
     (sh, sw), (dh, dw), ((top, _), (left, _)) = geometry.strides, geometry.dilation, geometry.padding
-    grid_rows, grid_columns = np.mgrid[:height, :width].astype(np.float32)
-    moved = offsets.astype(jnp.float32).reshape(batch, height, width, parts, len(taps), 2)
-    factors = None if mask is None else mask.reshape(batch, height, width, parts, len(taps))
-    images, sampled = jnp.split(x, parts, axis=-1), []
-    for tap, (i, j) in enumerate(taps):
-        pieces = []
-        for part, image in enumerate(images):
-            rows = grid_rows * sh - top + i * dh + moved[..., part, tap, 0]
-            columns = grid_columns * sw - left + j * dw + moved[..., part, tap, 1]
-            piece = sample(image, rows.reshape(batch, -1), columns.reshape(batch, -1)).reshape(batch, height, width, -1)
-            pieces.append(piece if factors is None else piece * factors[..., part, tap, None].astype(piece.dtype))
-        sampled.append(jnp.concatenate(pieces, axis=-1))
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)[..., None] * np.array([sh, sw]).reshape(2, 1, 1, 1)
+    down, across = np.divmod(np.arange(taps), kw)
+    grid = np.stack([rows - top + dh * down, columns - left + dw * across], axis=-1).astype(np.float32)
+    moved = offsets.astype(jnp.float32).reshape(batch, height, width, parts, taps, 2)
+    factors = None if mask is None else mask.reshape(batch, height, width, parts, taps)
+    sampled = []
+    # All taps in one gather: a program of nine times as many takes minutes to compile where a network has several of these.
+    for part, image in enumerate(jnp.split(x, parts, axis=-1)):
+        places = (grid + moved[..., part, :, :]).reshape(batch, -1, 2)
+        values = sample(image, places[..., 0], places[..., 1]).reshape(batch, height, width, taps, -1)
+        sampled.append(values if factors is None else values * factors[..., part, :, None].astype(values.dtype))
+    values = jnp.concatenate(sampled, axis=-1)
     if kernel.shape[2] == 1 and geometry.groups == x.shape[-1] == kernel.shape[-1]:
-        return sum(value * kernel[i, j, 0].astype(x.dtype) for value, (i, j) in zip(sampled, taps))
-    columns = jnp.stack(sampled, axis=3).reshape(batch, height, width, len(taps), geometry.groups, -1)
-    filters = kernel.reshape(len(taps), kernel.shape[2], geometry.groups, -1).astype(x.dtype)
+        return (values * kernel.reshape(taps, -1).astype(x.dtype)).sum(3)
+    columns = values.reshape(batch, height, width, taps, geometry.groups, -1)
+    filters = kernel.reshape(taps, kernel.shape[2], geometry.groups, -1).astype(x.dtype)
     return jnp.einsum("bhwtgc,tcgd->bhwgd", columns, filters).reshape(batch, height, width, -1)
 
 

@@ -30,7 +30,7 @@ def radius(height: Float[Array, "..."], width: Float[Array, "..."], form: str = 
     """Whole cells that a centre may be off, of boxes in cells.
 
     form: "corrected", CornerNet's roots as it corrected them; "released", as CornerNet released them and CenterNet's code kept them, of sides
-    rounded up: about twice as much.
+    rounded up: three times as much for large boxes.
     """
     if form == "released":
         height, width = jnp.ceil(height), jnp.ceil(width)
@@ -60,7 +60,8 @@ def targets(
     stride: int = 4, form: str = "corrected",
 ) -> Targets:  # fmt: skip
     """What a network has to say of these boxes on a map of `size` cells. A Gaussian ends at its radius r; its deviation is (2 r + 1) / 6."""
-    top, left, bottom, right = jnp.moveaxis(boxes / stride, -1, 0)
+    label, valid = jnp.asarray(label), jnp.asarray(valid)
+    top, left, bottom, right = jnp.moveaxis(jnp.asarray(boxes) / stride, -1, 0)
     y, x, height, width = (top + bottom) / 2, (left + right) / 2, bottom - top, right - left
     row, column = (jnp.clip(jnp.floor(v), 0, n - 1).astype(jnp.int32) for v, n in zip((y, x), size))
     reach = radius(jnp.maximum(height, 0), jnp.maximum(width, 0), form)
