@@ -7,6 +7,7 @@ or, on a CPU, of a matrix product and a copy that are timed beside.
 
 import dataclasses
 import importlib
+import math
 import pathlib
 import statistics
 import time
@@ -24,6 +25,7 @@ from jaxvision.train.preflight import hlo, price
 from jaxvision.train.preflight.chips import CHIPS, Chip
 from jaxvision.train.preflight.kernels import kernel_cycles
 from jaxvision.train.preflight.mode import cache_folder
+from jaxvision.train.preflight.programs import too_large
 from jaxvision.train.preflight.topology import COMPILER_OPTIONS, Topology, open_topology
 
 BATCH = {"cpu": 4}  # of other platforms
@@ -32,6 +34,7 @@ BATCH_ELSE, DTYPE = 128, {"cpu": "float32"}
 DEVICES = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e", "TPU v6e": "v6e"}
 HEAD = ("op", "case", "pass", "MB", "GFLOP", "reference", "ours", "ratio", "floor", "ours / floor")
 SAME = "same"
+ARMS = ("reference", "ours")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Row:
 
     Attributes:
       bytes: that arguments and results have; flops: that it needs, two a multiply-add.
-      reference, ours: seconds, or predicted cycles; equal where both are the same program.
+      reference, ours: seconds, or predicted cycles; equal where both are the same program; None for one that does not fit the memory.
       floor: of the same unit; None where the peak is not known.
       remark: what the figures do not hold.
     """
@@ -50,16 +53,16 @@ class Row:
     what: str
     bytes: float
     flops: float
-    reference: float
-    ours: float
+    reference: float | None
+    ours: float | None
     floor: float | None
     same: bool
     remark: str = ""
 
     @property
-    def ratio(self) -> float:
-        """How many times faster ours is."""
-        return self.reference / self.ours
+    def ratio(self) -> float | None:
+        """How many times faster ours is; None where one of the two does not fit."""
+        return None if self.reference is None or self.ours is None else self.reference / self.ours
 
 
 def bench(config: Any, *, topology: str | None = None, report: Callable[[str], None] = print) -> list[Row]:
@@ -87,7 +90,7 @@ def bench(config: Any, *, topology: str | None = None, report: Callable[[str], N
                 if target:
                     first, second, same, remark = predict(reference, ours, arguments, target, cache_folder(config))
                 else:
-                    first, second, same, remark = *measure(reference, ours, arguments, config.bench.rounds), ""
+                    first, second, same, remark = measure(reference, ours, arguments, config.bench.rounds)
                 floor = None if peak is None else max(flops / peak.flops, moved / peak.bandwidth) * (peak.clock if target else 1.0)
                 rows.append(Row(op, case.name, what, moved, flops, first, second, floor, same, remark))
                 report(line(rows[-1], predicted=target is not None, header=len(rows) == 1))
@@ -153,22 +156,41 @@ def counted(function: Callable, arguments: Sequence[jax.ShapeDtypeStruct]) -> fl
     return sum(times * hlo.flops(module, op) for op, times in hlo.executed(module))
 
 
-def measure(reference: Callable, ours: Callable, arguments: Sequence[jax.ShapeDtypeStruct], rounds: int) -> tuple[float, float, bool]:
-    """(seconds of the reference, of ours, whether they are one program): medians of `rounds`, the two in turn."""
+def measure(
+    reference: Callable, ours: Callable, arguments: Sequence[jax.ShapeDtypeStruct], rounds: int
+) -> tuple[float | None, float | None, bool, str]:
+    """(seconds of the reference, of ours, whether they are one program, what did not fit): medians of `rounds`, the two in turn."""
     keys = jax.random.split(jax.random.key(0), len(arguments))
     arrays = [_random(key, kind) for key, kind in zip(keys, arguments)]
     programs = [jax.jit(function).lower(*arrays) for function in (reference, ours)]
     same = _text(programs[0]) == _text(programs[1])
-    compiled = [program.compile() for program in programs]
+    remarks: list[str] = []
+    compiled = [_fitting(name, program.compile, remarks) for name, program in zip(ARMS, programs)]
     spent: list[list[float]] = [[], []]
     for turn in range(rounds + 1):
-        for times, program in zip(spent, compiled):
+        for number, program in enumerate(compiled):
+            if program is None:
+                continue
             began = time.perf_counter()
-            jax.block_until_ready(program(*arrays))
-            if turn:  # the first one warms up
-                times.append(time.perf_counter() - began)
-    first, second = map(statistics.median, spent)
-    return first, second, same
+            if _fitting(ARMS[number], lambda program=program: jax.block_until_ready(program(*arrays)), remarks) is None:
+                compiled[number], spent[number] = None, []
+            elif turn:  # the first one warms up
+                spent[number].append(time.perf_counter() - began)
+    first, second = (statistics.median(times) if times else None for times in spent)
+    return first, second, same, "; ".join(remarks)
+
+
+def _fitting(name: str, run: Callable, remarks: list[str]) -> Any:
+    """What `run` returns; None, and a remark, where the device's memory does not hold the program."""
+    try:
+        return run()
+    except jax.errors.JaxRuntimeError as error:
+        sizes = too_large(str(error), math.inf)
+        if sizes is None and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        known = sizes is not None and math.isfinite(sizes["total_bytes"])
+        remarks.append(f"{name} does not fit" + (f": {sizes['total_bytes'] / 2**30:.1f} of {sizes['memory_bytes'] / 2**30:.1f} GiB" if known else ""))
+        return None
 
 
 def _random(key: jax.Array, kind: jax.ShapeDtypeStruct) -> jax.Array:
@@ -179,23 +201,28 @@ def _random(key: jax.Array, kind: jax.ShapeDtypeStruct) -> jax.Array:
 
 def predict(
     reference: Callable, ours: Callable, arguments: Sequence[jax.ShapeDtypeStruct], target: Topology, cache: pathlib.Path | None
-) -> tuple[float, float, bool, str]:
-    """(predicted cycles of the reference, of ours, whether they are one program, a remark on what has no price); `cache` keeps kernels' cycles."""
+) -> tuple[float | None, float | None, bool, str]:
+    """(predicted cycles of the reference, of ours, whether they are one program, a remark); `cache` keeps kernels' cycles."""
     device = SingleDeviceSharding(target.devices[0])
     lowered = [
         jax.jit(function, in_shardings=device, out_shardings=device).trace(*arguments).lower(lowering_platforms=(target.chip.platform,))
         for function in (reference, ours)
     ]
     same = _text(lowered[0]) == _text(lowered[1])
-    found, remark = [], ""
-    for program in lowered[:1] if same else lowered:
-        module = hlo.parse(program.compile(COMPILER_OPTIONS[target.chip.platform]).as_text())
+    found, remarks = [], []
+    for name, program in zip(ARMS, lowered[:1] if same else lowered):
+        options = COMPILER_OPTIONS[target.chip.platform]
+        compiled = _fitting(name, lambda program=program: program.compile(options), remarks)
+        if compiled is None:
+            found.append(None)
+            continue
+        module = hlo.parse(compiled.as_text())
         priced = price.price(module, target.chip, kernel_cycles(module, target.name, cache))
         sums = price.total(priced, target.chip)
         found.append(sums.seconds * target.chip.clock)
         if sums.unpriced_share > price.UNPRICED_LIMIT:
-            remark = f"{sums.unpriced_share:.0%} of the bytes without a price"
-    return found[0], found[-1], same, remark
+            remarks.append(f"{name}: {sums.unpriced_share:.0%} of the bytes without a price")
+    return found[0], found[-1], same, "; ".join(remarks)
 
 
 def _text(lowered: Any) -> str:
@@ -236,7 +263,7 @@ def _shortest(function: Callable, *arrays: jax.Array) -> float:
 
 def line(row: Row, *, predicted: bool, header: bool = False) -> str:
     """One line of the table, under its head if asked."""
-    figure = (lambda value: f"{value:,.0f}") if predicted else (lambda value: f"{1000 * value:.3f} ms")
+    figure = lambda value: "-" if value is None else f"{value:,.0f}" if predicted else f"{1000 * value:.3f} ms"
     cells = (
         row.op,
         row.case,
@@ -245,9 +272,9 @@ def line(row: Row, *, predicted: bool, header: bool = False) -> str:
         f"{row.flops / 1e9:.3f}",
         figure(row.reference),
         figure(row.ours),
-        SAME if row.same else f"{row.ratio:.2f}",
-        "-" if row.floor is None else figure(row.floor),
-        "-" if not row.floor else f"{row.ours / row.floor:.1f}",
+        SAME if row.same else "-" if row.ratio is None else f"{row.ratio:.2f}",
+        figure(row.floor),
+        "-" if not row.floor or row.ours is None else f"{row.ours / row.floor:.1f}",
     )
     widths = (15, 30, 9, 8, 8, 13, 13, 6, 12, 12)
     text = lambda values: "  ".join(value.ljust(width) for value, width in zip(values, widths)).rstrip()

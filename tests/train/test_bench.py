@@ -60,6 +60,21 @@ def test_table_of_this_device_has_both_passes_and_tells_equal_programs(monkeypat
     assert "measured on cpu" in lines[1] and lines[2].startswith("op ") and "tiny" in lines[2]
 
 
+def test_a_program_that_does_not_fit_is_a_remark_and_the_table_goes_on(monkeypatch):
+    def call(x, w, *, implementation):
+        y = x @ w
+        return y + jnp.sort(y[0, 0] * jnp.ones((2**21, 2**21)).cumsum(1))[0, 0] if implementation == "reference" else y
+
+    monkeypatch.setattr(room, "ops_chosen", lambda names: ("op",))
+    monkeypatch.setattr(room, "cases_of", lambda op: (Case("large", call, arguments, flops=float), CASE))
+    monkeypatch.setattr(room, "_cpu_peak", lambda: (1e9, 1e9))
+    monkeypatch.setattr(room, "passes", lambda case, passes=room.passes: [next(passes(case))])
+    lines = []
+    large, tiny = room.bench(complete({"steps": 1, "bench": {"rounds": 1}}), report=lines.append)
+    assert large.reference is None and large.ratio is None and large.ours > 0 and large.remark == "reference does not fit"
+    assert tiny.ratio > 0 and "(reference does not fit)" in lines[2]
+
+
 def test_config_takes_ops_and_refuses_those_without_cases():
     assert load_config("configs/bench_kernels.py:conv,depthwise_conv").bench.ops == ("conv", "depthwise_conv")
     assert room.ops_chosen(("conv",)) == ("conv",)
