@@ -56,7 +56,7 @@ def _config(model: dict, data: dict, task: dict, **keys) -> ConfigDict:
 
 
 def demo() -> ConfigDict:
-    model = {"name": "codenet_a", "channels": (16, 32, 64, 96, 128), "depths": (2, 2, 2), "decoder": (64, 48, 32), "head": 32}
+    model = {"name": "codenet_a", "channels": (16, 32, 64, 96, 128), "depths": (1, 1, 1), "decoder": (64, 48, 32), "head": 32}
     data = {"source": "shapes", "name": "scales", "size": (64, 64), "count": 1024, "max_boxes": 4, "crop": "letterbox", "interpolation": "bilinear"}
     config = _config(
         model,

@@ -100,7 +100,12 @@ class TfdsSource:
 
         height, width = picture_size(image, self.name_of(i))
         boxes = np.asarray(objects["bbox"], np.float32).reshape(-1, 4) * np.array([height, width] * 2, np.float32)
-        return {"boxes": boxes, "box_label": np.asarray(objects.get("label", np.zeros(len(boxes))), np.int32).reshape(-1)}
+        columns = {"boxes": boxes, "box_label": np.asarray(objects.get("label", np.zeros(len(boxes))), np.int32).reshape(-1)}
+        if ignored := [objects[key] for key in ("is_crowd", "is_difficult") if key in objects]:  # COCO's and VOC's
+            columns["box_ignore"] = np.asarray(ignored[0], bool).reshape(-1)
+        if "area" in objects:
+            columns["box_area"] = np.asarray(objects["area"], np.float32).reshape(-1)
+        return columns
 
 
 def open_tfds(name: str, path: str | None, split: str) -> TfdsSource:

@@ -11,6 +11,7 @@ public weights saw means and deviations of RGB on BGR images: --config.data.mean
 """
 
 import math
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -273,11 +274,24 @@ _QUANTIZED = (
     Rule(r"(hm|wh|reg)_first_range/(\w+)", r"\1.quant_act1.1.\2"),
     Rule(r"(hm|wh|reg)_second_range/(\w+)", r"\1.quant_act3.1.\2"),
 )
-# "quantized": what quant_main.py of the second repository writes.
-CHECKPOINT = {"torch": _FLOAT, "quantized": _QUANTIZED}
+_IMAGENET = (
+    Rule(r"encoder/first_conv_0/kernel", "first_conv.0.weight", _bgr_load, _bgr_save),
+    Rule(r"encoder/(.*)", lambda match: re.sub(r"_(\d+)(?=/)", r".\1", match[1]).replace("/", ".")),
+    Rule(r"(decoder_|head/).*", None),
+)
+_TORCHVISION = (
+    Rule(r"layer0_(\d)/(\w+)", r"conv1.\1.\2"),
+    Rule(r"layer4_(\d)/(\w+)", r"conv5.\1.\2"),
+    Rule(r"layer(\d)_(\d)/b(\d)_(\d)/(\w+)", lambda match: f"stage{int(match[1]) + 1}.{match[2]}.branch{match[3]}.{match[4]}.{match[5]}"),
+    Rule(r"(deconv_layers|channel|hm|wh|reg)_.*|.*_range/\w+", None),
+)
+# "quantized": what quant_main.py of the second repository writes. "imagenet": classifiers of ShuffleNet V2's authors, for the first network.
+# "torchvision": its classifiers, for the second.
+CHECKPOINT = {"torch": _FLOAT, "quantized": _QUANTIZED, "imagenet": _IMAGENET, "torchvision": _TORCHVISION}
+_AROUND = r"(.*\.)?offset_template|pixel_mean|pixel_std|classifier\..*|fc\..*"
 
 
 def adapt_checkpoint(arrays, layout: str, model):
-    """Without what detectron2 and DataParallel write around a network's own names."""
+    """Without what detectron2 and DataParallel write around a network's own names, and without the head of a classifier."""
     arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
-    return {name: array for name, array in arrays.items() if not name.endswith("offset_template") and name not in ("pixel_mean", "pixel_std")}
+    return {name: array for name, array in arrays.items() if not re.fullmatch(_AROUND, name)}

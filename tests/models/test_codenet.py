@@ -77,14 +77,26 @@ def test_quantized_training_agrees_with_the_public_code(bits, percentile, most):
         assert worst_range < 1e-5
 
 
-def test_names_of_quantized_checkpoints_are_those_of_the_public_code():
-    model = create_model("codenet_a", num_classes=20, weight_bits=4)
+def names_of(model, table):
     names = set()
     for tree in shapes_of(model).values():
         shapes = {name: leaf.shape for name, leaf in named_leaves(tree).items()}
-        names |= {key for entry in entries(shapes, CHECKPOINT["quantized"], "torch").values() for key in entry.names}
+        names |= {key for entry in entries(shapes, table, "torch").values() for key in entry.names}
+    return names
+
+
+def test_names_of_quantized_checkpoints_are_those_of_the_public_code():
+    model = create_model("codenet_a", num_classes=20, weight_bits=4)
+    names = names_of(model, CHECKPOINT["quantized"])
     theirs = {str(name) for name in GOLDEN["quantized_names"]}  # of a network of fewer units
     assert theirs <= names and all(name.startswith(("layer2.", "layer1.", "layer3.")) for name in names - theirs)
+
+
+def test_classifiers_of_imagenet_fill_the_encoders():
+    torchvision = names_of(create_model("shufflenet_v2_x1_0"), ())
+    assert names_of(create_model("codenet_c"), CHECKPOINT["torchvision"]) == {name for name in torchvision if not name.startswith("fc.")}
+    whole = names_of(create_model("codenet_deform"), CHECKPOINT["torch"])
+    assert names_of(create_model("codenet_deform"), CHECKPOINT["imagenet"]) == {name[8:] for name in whole if name.startswith("encoder.")}
 
 
 def test_a_quantized_network_has_the_parameters_of_the_float_one():
