@@ -29,10 +29,10 @@ AUGMENT = {"flip": True, "repeat": 0.05}
 def _demo(stages: tuple) -> ConfigDict:
     return ConfigDict(
         {
-            "steps": 600,
+            "steps": 400,
             "batch_size": 32,
             "image_size": (24, 16, 16),
-            "eval_every": 300,
+            "eval_every": 200,
             "eval_batch_size": 128,
             "log_every": 25,
             "model": {
@@ -42,7 +42,7 @@ def _demo(stages: tuple) -> ConfigDict:
                 "embed": 16,
                 "front": (3, 5, 5),
                 "depths": (1, 1),
-                "widths": (16, 32),
+                "widths": (8, 16),
                 "frame_dropout": 0.2,
                 "dropout": 0.1,
             },

@@ -139,7 +139,8 @@ Labelled = list[tuple[pathlib.Path, str]]
 
 def _lrw(root: pathlib.Path, split: str) -> Labelled:
     words = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    folders = [(word / name, word.name) for word in words for name in _spellings(split) if (word / name).is_dir()]
+    there = [(word, next((name for name in _spellings(split) if (word / name).is_dir()), None)) for word in words]
+    folders = [(word / name, word.name) for word, name in there if name is not None]
     if not folders:
         raise DataError(f"{root} has no <WORD>/{split}/ folders, as LRW comes")
     return [(clip, word) for folder, word in folders for clip in clips_below(folder)]

@@ -51,7 +51,7 @@ def is_clip(path: pathlib.Path) -> bool:
     """A video, an animated picture or an array by its name, or a folder of pictures."""
     if path.is_dir():
         return any(entry.suffix.lower() in EXTENSIONS for entry in path.iterdir())
-    return path.suffix.lower() in (*VIDEOS, *ANIMATED, ".npy")
+    return path.is_file() and path.suffix.lower() in (*VIDEOS, *ANIMATED, ".npy")
 
 
 def read_clip(path: pathlib.Path) -> UInt8[np.ndarray, "t h w c"]:

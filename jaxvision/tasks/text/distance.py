@@ -73,8 +73,8 @@ def distances(predicted: Text, truth: Text) -> Int[Array, "b"]:
 def words(text: Text) -> Text:
     """Words as symbols, so that the same functions give distances in words.
 
-    A word ends at a space and at the end of the text, so two spaces hold an empty one. Its symbol is a 32-bit hash of its characters: different words
-    are taken for one in about one of four thousand million pairs.
+    A word ends at a space and at the end of the text, so two spaces hold an empty one and an empty text is one. Its symbol is a 32-bit hash of its
+    characters: different words are taken for one in about one of four thousand million pairs.
     """
     text = packed(text)
     # A row more, for the word that the end of the text ends.
@@ -88,7 +88,7 @@ def words(text: Text) -> Text:
         return jnp.where(end, jnp.uint32(_SEED), mixed), value
 
     _, hashes = jax.lax.scan(body, jnp.full(symbols.shape[:1], _SEED, jnp.uint32), (symbols.T, ends.T))
-    return packed(Text(jax.lax.bitcast_convert_type(hashes.T, jnp.int32), ends & (text.length[:, None] > 0)))
+    return packed(Text(jax.lax.bitcast_convert_type(hashes.T, jnp.int32), ends))
 
 
 _SEED = 2166136261
@@ -110,7 +110,7 @@ class Rates(NamedTuple):
 
 
 def error_rates(predicted: Int[Array, "b l"], truth: Int[Array, "b m"]) -> Rates:
-    """Character and word error rates of rows of numbers, as `text_of` reads them; of an empty truth, the distance itself."""
+    """Character and word error rates of rows of numbers, as `text_of` reads them; of an empty truth, the distances."""
     ours, theirs = text_of(predicted), text_of(truth)
     of = lambda a, b: distances(a, b) / jnp.maximum(b.length, 1)
     cer = of(ours, theirs)
