@@ -28,7 +28,6 @@ from jaxvision.nn.quantize import Layers, Quantization
 from jaxvision.nn.resize import repeat_pixels
 from jaxvision.nn.taps import tap
 
-STRIDE = 4
 PRIOR = -math.log(99)  # a centre's logit at the beginning: probability 0.01
 Maps = dict[str, Float[Array, "b h w c"]]
 
@@ -91,6 +90,7 @@ class AblationDetector(nn.Module):
     norm_groups: int = 1
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    stride = 4  # of the maps
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Maps:
         return self.forward(image, train, True)
@@ -138,6 +138,7 @@ class CoDeNet(nn.Module):
     norm_groups: int = 1
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    stride = 4  # of the maps
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Maps:
         return self.forward(image, train, True)

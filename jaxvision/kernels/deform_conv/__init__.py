@@ -6,6 +6,7 @@ places up to that one number, so that it can be written as a sum over all radii 
 multiply-adds, and no gather.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -75,8 +76,26 @@ def square_deform_conv(
         if implementation not in SQUARE:
             raise ModelError(f"square_deform_conv has no implementation {implementation!r}; {nearest(implementation, SQUARE)}")
         return SQUARE[implementation](x, scale, kernel, bound, low)
+    return _square(x, scale, kernel, bound, low)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _square(x, scale, kernel, bound, low):
     forms = {name: lambda *arrays, form=form: form(*arrays, bound, low) for name, form in SQUARE.items()}
     return jax.lax.platform_dependent(x, scale, kernel, tpu=forms["shifted"], default=forms["reference"])
+
+
+def _square_forward(x, scale, kernel, bound, low):
+    return _square(x, scale, kernel, bound, low), (x, scale, kernel)
+
+
+def _square_backward(bound, low, kept, slope):
+    """Of one form alone: derived through the choice, each platform's program would hand on what the other's derivative wants to remember."""
+    forms = {name: lambda slope, *arrays, form=form: jax.vjp(lambda *a: form(*a, bound, low), *arrays)[1](slope) for name, form in SQUARE.items()}
+    return jax.lax.platform_dependent(slope, *kept, tpu=forms["shifted"], default=forms["reference"])
+
+
+_square.defvjp(_square_forward, _square_backward)
 
 
 def square_offsets(scale: Float[Array, "b h w 1"]) -> Float[Array, "b h w 18"]:

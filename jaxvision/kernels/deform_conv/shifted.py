@@ -8,12 +8,16 @@ taps above and on the left have that of a shrinking one, as a place's neighbours
 import functools
 import operator
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 SIGNS = (-1, 1)
 
 
+# A function of its own in the program: its thousand operations are traced and differentiated once for all layers of one shape, also where the
+# program is for another platform and they are dropped.
+@functools.partial(jax.jit, static_argnames=("bound", "low"))
 def square(x, scale, kernel, bound: int, low: int = 0):
     reach, (height, width) = max(bound + 1, -(low + 1)), x.shape[1:3]
     padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (reach, reach, 0), (reach, reach, 0), (0, 0, 0)))

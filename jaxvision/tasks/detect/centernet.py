@@ -1,8 +1,8 @@
 """Detection by centres (CenterNet: Zhou et al. 2019, arXiv 1904.07850): a heat map a class, a size and an offset at each centre, no suppression.
 
-The network takes images and returns maps {"heat", "size", "offset"}, see models/codenet.py. The loss is that of the whole batch as published: focal
-over its number of centres, L1 of sizes (weight 0.1) and of offsets over its number of coordinates. Boxes are padded to one number (data.max_boxes),
-`box_valid` says which count; those of `box_ignore` (crowds, difficult ones) are not judged, and not learned unless the config says so.
+The network takes images and returns maps {"heat", "size", "offset"} of its `stride`, see models/codenet.py. The loss is that of the whole batch as
+published: focal over its number of centres, L1 of sizes (weight 0.1) and of offsets over its number of coordinates. Boxes are padded to one number
+(data.max_boxes), `box_valid` says which count; those of `box_ignore` (crowds, difficult ones) are not judged, nor learned unless the config says so.
 """
 
 from collections.abc import Mapping
@@ -78,11 +78,9 @@ class CenterNet(Task):
         image, boxes, kept = self.augment(key, batch["image"], batch["boxes"], batch["box_valid"] & batch["valid"][:, None], row)
         if "box_ignore" in batch and not self.ignored:
             kept = kept & ~batch["box_ignore"]
-        maps = jax.eval_shape(lambda image: self.model.init_with_output(jax.random.key(0), image, train=False)[0], image[:1])
-        cells = maps["heat"].shape[1:3]
-        aims = targets(
-            boxes, batch["box_label"], kept, cells, len(self.problem.classes), stride=image.shape[1] // cells[0], form=self.radius
-        )
+        stride = self.model.stride
+        cells = (image.shape[1] // stride, image.shape[2] // stride)
+        aims = targets(boxes, batch["box_label"], kept, cells, len(self.problem.classes), stride=stride, form=self.radius)
         # Of the whole batch, so that its parts may be computed apart: an example's sum times this, and the mean over examples, is the batch's loss.
         examples = len(valid)
         centres = jnp.maximum((aims.heat == 1).sum(), 1) / examples
@@ -111,7 +109,7 @@ class CenterNet(Task):
             mirrored = self.model.apply(variables, image[:, :, ::-1], train=False)
             heat = (heat + jax.nn.sigmoid(mirrored["heat"])[:, :, ::-1]) / 2
             size = (size + mirrored["size"][:, :, ::-1]) / 2
-        return peaks(heat, size, maps["offset"], self.count, image.shape[1] // heat.shape[1]), heat
+        return peaks(heat, size, maps["offset"], self.count, self.model.stride), heat
 
     def evaluate(self, variables, state, batch):
         self._check(batch)
@@ -139,7 +137,7 @@ class CenterNet(Task):
         return {
             "truth": draw(image, batch["boxes"], batch["box_label"], batch["box_valid"], width),
             "found": draw(image, best.boxes, best.label, best.score >= self.threshold, width),
-            "centres": repeat_pixels(heat.max(-1, keepdims=True), image.shape[1] // heat.shape[1]),
+            "centres": repeat_pixels(heat.max(-1, keepdims=True), self.model.stride),
         }
 
 

@@ -62,6 +62,7 @@ class Maps(nn.Module):
     """A network that is quickly compiled."""
 
     num_classes: int = 6
+    stride = 4
 
     @nn.compact
     def __call__(self, image, *, train=False):
