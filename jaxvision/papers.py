@@ -241,7 +241,7 @@ _TABLE = """
 95 ghnd 2007.15818 models/rcnn.py tasks/detect/ghnd.py
     Neural Compression and Filtering for Edge-assisted Real-time Object Detection in Challenged Networks
 # sequences and signals
-01 pcpg 2003.03983 models/lipreader.py tasks/pcpg.py
+01 pcpg 2003.03983 models/lipreader.py nn/seq2seq.py nn/recurrent.py tasks/text/transcribe.py tasks/text/distance.py tasks/pcpg.py
     Pseudo-Convolutional Policy Gradient for Sequence-to-Sequence Lip-Reading
 74 mindbridge 2404.07850 models/mindbridge.py tasks/mindbridge.py
     MindBridge: A Cross-Subject Brain Decoding Framework

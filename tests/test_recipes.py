@@ -161,3 +161,23 @@ def test_scalekd_s_smallest_teacher_has_no_logits_and_one_view_less_and_absent_t
     for variant in ("resnet50,beit_large", "resnet51", "demo,dkd"):
         with pytest.raises(ConfigError, match="BEiT-L/14 has no model" if "beit" in variant else "scalekd.py"):
             load(f"scalekd.py:{variant}")
+
+
+@pytest.mark.parametrize(
+    "variant, frames, length, decay, channels", [("lrw", 29, 15, 0.92, 3), ("lrw1000", 40, 24, 0.92, 1), ("grid", 75, 100, 0.8, 3)]
+)
+def test_lip_reading_s_variants_begin_with_cross_entropy_and_go_on_with_the_policy(variant, frames, length, decay, channels):
+    (first, entropy), (second, policy) = stage_configs(load(f"pcpg.py:{variant}"))
+    assert (first, second, entropy.task.name, policy.task.name) == ("cross_entropy", "policy", "text/transcribe", "pcpg")
+    assert entropy.image_size == (frames, 50, 100) and entropy.data.text_length == length and (entropy.data.channels or 3) == channels
+    assert (entropy.optim.decay_factor, entropy.batch_size, policy.init_from, policy.optim.lr) == (decay, 32, "stage:cross_entropy", 5e-5)
+
+
+def test_lip_reading_s_comparison_differs_in_the_policy_alone():
+    stages = dict(stage_configs(load("pcpg.py:compare")))
+    assert {name: (stage.task.get("weight", None), stage.task.get("window", None)) for name, stage in stages.items() if name != "cross_entropy"} == {
+        "cross_entropy_on": (0.0, None),
+        "policy_gradient": (0.1, 1),
+        "window_3": (0.1, 3),
+        "window_5": (0.1, 5),
+    }

@@ -10,7 +10,7 @@ from jaxvision.tasks import make_task
 from jaxvision.tasks.base import Problem
 from jaxvision.train.config import complete
 
-BATCH, FIRST, THEN = 32, 250, 150
+BATCH, FIRST, THEN = 32, 300, 120
 CONFIG = {
     "steps": FIRST,
     "batch_size": BATCH,
@@ -28,7 +28,7 @@ CONFIG = {
     "optim": {"name": "adam", "lr": 3e-3, "schedule": "cosine", "clip": 1.0},
 }
 # Of the second part.
-RUNS = {"cross entropy": {"weight": 0.0}, "window 1": {"window": 1}, "window 3": {"window": 3}, "window 5": {"window": 5}}
+RUNS = {"cross entropy": {"weight": 0.0}, "window 1": {"window": 1}, "window 3": {"window": 3}}
 
 
 def make(source, **changes):
@@ -49,8 +49,9 @@ def whole(source):
     return {**source.columns, "index": np.arange(len(source), dtype=np.int32), "valid": np.ones(len(source), bool)}
 
 
-def noise(task, state, source, count=200):
-    """(deviation of the gradient's estimate over the length of its mean, that mean) of the decoder, over samples of the texts of 16 fixed clips."""
+def noise(task, state, source, count=400):
+    """(deviation of the gradient's estimate over the length of its mean, that mean) of the decoder, over samples of the texts of 16 fixed clips, with
+    returns as they are: standardized, they have no mean that a window could keep."""
     batch = task.prepare({name: values[:16] for name, values in whole(source).items()}, state.key, train=False)
     variables, target = task.variables(state), batch["text"][:, 1:]
     memory = task.model.apply(variables, batch["clip"], batch["length"], method="encode")
@@ -70,7 +71,7 @@ def noise(task, state, source, count=200):
 
 @pytest.mark.pending
 @pytest.mark.timeout(300)
-def test_windows_over_time_make_the_policy_s_gradient_less_noisy_and_reading_no_worse(seed=0):
+def test_windows_over_time_leave_fewer_errors_than_the_plain_policy_gradient(seed=0):
     source, test = (open_source(complete(CONFIG).data, split, seed=seed) for split in ("train", "test"))
     first = make(source)
     shapes = {name: jax.ShapeDtypeStruct((BATCH, *values.shape[1:]), values.dtype) for name, values in source.columns.items()}
@@ -83,7 +84,7 @@ def test_windows_over_time_make_the_policy_s_gradient_less_noisy_and_reading_no_
         then = make(source, steps=THEN, task={**CONFIG["task"], "weight": 0.5, **settings}, optim={**CONFIG["optim"], "lr": 1e-3})
         begun = jax.jit(lambda given, then=then: then.init(jax.random.key(seed + 1), shapes, given))(given)
         if then.weight[0]:
-            spread[name] = noise(then, begun, source)
+            spread[name] = noise(make(source, task={**CONFIG["task"], **settings, "weight": 0.5, "standardize": False}), begun, source)
         found[name] = cer(train(then, begun, source, seed + 1)[0])
     plain = spread["window 1"][1]
     cosine = {name: float(plain @ mean / np.linalg.norm(plain) / np.linalg.norm(mean)) for name, (_, mean) in spread.items()}
@@ -91,3 +92,4 @@ def test_windows_over_time_make_the_policy_s_gradient_less_noisy_and_reading_no_
     for name, figures in found.items():
         extra = f", noise / mean {spread[name][0]:.2f}, cosine {cosine[name]:.3f}" if name in spread else ""
         print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()) + extra)
+    assert found["window 3"]["cer"] < found["window 1"]["cer"]
