@@ -1,8 +1,8 @@
-"""Paper 89, small: of sixty labelled digits, mixed with one another, a student learns more from a teacher, most by ScaleKD, whose features come
-nearer to the teacher's on other pictures where the teacher's own tail asks for them.
+"""Paper 89, small: of sixty labelled digits, mixed with one another, a student learns more from a teacher, most by ScaleKD with the teacher's tail.
 
-Alone, with logits, with ScaleKD: the same pictures, batches and first weights for all arms of a seed. Seen: 0.887 by ScaleKD and 0.879 by logits,
-means of three seeds (0.889, 0.831, 0.942 and 0.875, 0.817, 0.944); with a hundred digits and 500 steps, two seeds, 0.953, 0.942, and 0.922 alone.
+The same pictures, batches and first weights for all arms of a seed. Seen, means of three seeds: 0.825 alone (0.806, 0.808, 0.861), 0.879 by logits
+(0.875, 0.817, 0.944), 0.873 by ScaleKD without the teacher's tail (0.867, 0.817, 0.936), 0.887 by ScaleKD (0.889, 0.831, 0.942). The tail brings
+the features of other pictures nearer to the teacher's only a little: 0.719 and 0.715 in the view without means, 0.827 and 0.820 as they are.
 """
 
 import functools
@@ -92,10 +92,8 @@ def test_a_student_learns_more_from_its_teacher_and_most_by_scalekd(arms):
 
 @pytest.mark.pending
 @pytest.mark.timeout(300)
-def test_features_come_nearer_on_other_pictures_where_the_teacher_s_tail_asks_for_them(arms):
-    whole, without = arms("scalekd"), arms("scalekd", perception=False)
-    for view in ("spatial", "frequency"):
-        assert whole[f"cosine_stage4_{view}"] > without[f"cosine_stage4_{view}"]
+def test_without_the_teacher_s_tail_it_learns_less(arms):
+    assert arms("scalekd")["accuracy"] > arms("scalekd", perception=False)["accuracy"]
 
 
 @pytest.mark.pending
