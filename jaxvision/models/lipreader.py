@@ -2,8 +2,8 @@
 
 A convolution over time and space, a ResNet-18 a frame, GRU layers in both directions, and a GRU decoder with attention. The paper's own code is not
 public; layers, widths and names are those of the first author's baselines for LRW and GRID. Where we differ from them: dropout acts in training
-alone; frames behind a clip's end are no part of the memory, nor of the encoder's states (the baselines read them as black frames); RGB, not BGR,
-which loading a file accounts for.
+alone; frames behind a clip's end are no part of the memory, nor of the encoder's states (the baselines read them as black frames), though batch
+norms see them; RGB, not BGR, which loading a file accounts for.
 """
 
 from typing import Any

@@ -40,3 +40,17 @@ def test_the_platform_of_the_lowering_chooses():
     assert "select_and_scatter" in text("tpu") and "select_and_scatter" not in text("cpu")
     with pytest.raises(ModelError, match="max_pool has no implementation 'tpu'"):
         max_pool(jnp.zeros((1, 4, 4, 1)), (2, 2), (2, 2), ((0, 0), (0, 0)), implementation="tpu")
+
+
+def test_a_pixel_wins_in_every_window_of_an_image_that_the_compiler_may_compute_twice():
+    z, slope = (np.random.RandomState(0).standard_normal((4, 16, 16, 8)).astype(np.float32) for _ in range(2))
+
+    def gradient(implementation):
+        def loss(z, gain):
+            normal = (z - z.mean((0, 1, 2))) * (jax.lax.rsqrt(z.var((0, 1, 2)) + 1e-5) * gain) + 0.1
+            return (max_pool(jax.nn.relu(normal), (3, 3), (2, 2), ((1, 1), (1, 1)), implementation=implementation) * slope[:, :8, :8]).sum()
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(z, jnp.full(8, 1.7))
+
+    for ours, theirs in zip(gradient(None), gradient("reference")):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)

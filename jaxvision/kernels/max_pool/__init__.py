@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError, nearest
+from jaxvision.kernels.materialize import materialize
 from jaxvision.kernels.max_pool import cpu, reference
 
 Pair = tuple[int, int]
@@ -33,7 +34,9 @@ def max_pool(
     """
     if implementation is not None and implementation not in TANGENTS:
         raise ModelError(f"max_pool has no implementation {implementation!r}; {nearest(implementation, TANGENTS)}")
-    return _max_pool(x, tuple(window), tuple(strides), tuple(tuple(side) for side in padding), implementation)
+    # The derivative on CPUs looks for the pixel that equals the maximum. Where the compiler computes x again inside that search, a normalization for
+    # one, the two differ in their last bit and no pixel is found: so x is stored.
+    return _max_pool(materialize(x), tuple(window), tuple(strides), tuple(tuple(side) for side in padding), implementation)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
