@@ -24,6 +24,12 @@ def test_bundles_count_as_often_as_the_loops_around_them():
     assert bundle_cycles(LISTING) == 2 + 10 * (4 + 3 * 2)
 
 
+def test_a_bundle_without_its_marks_ends_no_loop():
+    # Scheduled into the inner loop from outside: what follows it is still in the inner loop, and it is run there as often.
+    moved = LISTING.replace("   0x4   : >>", "   0x4   : > { %p9 = pneg %p5 }\n   0x5   : >>").replace("   0x6   : >", "   0x7   : >")
+    assert bundle_cycles(moved) == 2 + 10 * (4 + 3 * 3)
+
+
 def test_kernel_is_taken_out_of_its_program_with_its_shapes_and_settings():
     text = (
         "HloModule m\n\nENTRY %main (x: bf16[8,128]) -> f32[8,128] {\n  %x = bf16[8,128]{1,0} parameter(0)\n"

@@ -26,6 +26,9 @@ TIMEOUT = 600
 _DTYPES = {"pred": "bool", "bf16": "bfloat16", "f16": "float16", "f32": "float32", "s32": "int32", "u32": "uint32", "s8": "int8", "u8": "uint8"}
 # Address, whether a loop's body begins, a mark for each loop around, what the bundle holds.
 _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(LB)?(?:[A-Z]{2})?:\s*(>*) \{(.*)", re.MULTILINE)
+EXIT = re.compile(r"scmp\.\w+\.s32\.totalorder %\w+, (\d+) /\* loop exit test")
+# Part of what kept figures are named by: raised when a listing is read differently.
+READING = 2
 
 
 def kernels_of(module: hlo.Module) -> dict[str, dict[str, Any]]:
@@ -56,7 +59,7 @@ def kernel_cycles(module: hlo.Module, topology: str, cache: pathlib.Path | None)
     if topology.startswith("h100") or not (found := kernels_of(module)):
         return {}
     chip = topology.split(":")[0]
-    keys = {name: hashlib.sha256(json.dumps([chip, kernel], sort_keys=True).encode()).hexdigest()[:32] for name, kernel in found.items()}
+    keys = {name: hashlib.sha256(json.dumps([READING, chip, kernel], sort_keys=True).encode()).hexdigest()[:32] for name, kernel in found.items()}
     path = lambda key: cache / "kernels" / f"{key}.json" if cache is not None else None
     known = {key: json.loads(path(key).read_text()) for key in set(keys.values()) if cache is not None and path(key).is_file()}
     missing = {keys[name]: kernel for name, kernel in found.items() if keys[name] not in known}
@@ -85,19 +88,21 @@ def _in_a_process(kernels: Sequence[Mapping[str, Any]], topology: str) -> list[f
 def bundle_cycles(text: str) -> float:
     """Cycles of one listing: each bundle times the trips of the loops around it, by the constants that their exit tests compare with.
 
-    `>` marks after an address say how deep in loops a bundle lies; `LB:` begins a loop's body. A loop without a constant counts once.
+    `>` marks after an address say how deep in loops a bundle lies; `LB:` begins a loop's body, which lasts to the last bundle as deep before another
+    body begins there or further out: single bundles in between lose their marks. A loop without a constant counts once.
     """
-    loops: list[dict[str, float]] = []
-    bundles: list[tuple[dict[str, float], ...]] = []
-    for begins, depth, content in _BUNDLE.findall(text):
-        # An empty bundle is written without marks.
-        deep = len(loops) if content.startswith("}") else len(depth)
-        del loops[deep - 1 if begins and deep else deep :]
-        loops += [{"trips": 1.0} for _ in range(deep - len(loops))]
-        if loops and (bound := re.search(r"scmp\.\w+\.s32\.totalorder %\w+, (\d+) /\* loop exit test", content)):
-            loops[-1]["trips"] = float(bound.group(1))
-        bundles.append(tuple(loops))
-    return sum(math.prod(loop["trips"] for loop in around) for around in bundles)
+    found = _BUNDLE.findall(text)
+    depths, trips = [len(marks) for _, marks, _ in found], [1.0] * len(found)
+    for start, (begins, marks, _) in enumerate(found):
+        if not begins or not marks:
+            continue
+        until = next((i for i in range(start + 1, len(found)) if found[i][0] and depths[i] <= depths[start]), len(found))
+        end = max(i for i in range(start, until) if depths[i] >= depths[start])
+        tests = (EXIT.search(found[i][2]) for i in range(start, end + 1) if depths[i] == depths[start])
+        count = next((float(test.group(1)) for test in tests if test), 1.0)
+        for i in range(start, end + 1):
+            trips[i] *= count
+    return sum(trips)
 
 
 # --- in the process of its own ---
