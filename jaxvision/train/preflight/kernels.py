@@ -8,7 +8,6 @@ bundles down only when told so before it is loaded: each kernel is compiled once
 
 import hashlib
 import json
-import math
 import os
 import pathlib
 import re

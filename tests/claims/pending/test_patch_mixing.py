@@ -1,9 +1,9 @@
 """Paper 65 in small: on Fashion-MNIST Patch Mixing gives a ConvNet more of what it lacks, patch selectivity, than it gives a vision transformer.
 
 The runs are those of benchmarks/patch_mixing.py, in a process of its own, compiled as a user's are. The configuration: configs/patch_mixing.py.
-Pending: seen once, and not as asked. At 30 and 40 % of the patches replaced the ConvNeXt gains 4.9 and 7.1 points (5 are asked of each) and is 2.2 and
-2.0 ahead of CutMix, for 2.0 points of clean accuracy; the transformer, which is far from trained after six epochs, gains as much (4.7 in the mean of
-20, 30 and 40 % against 4.7). All figures are in docs/performance.md.
+Pending: seen once, and not as asked. At 30 and 40 % of the patches replaced the ConvNeXt gains 4.9 and 7.1 points (5 are asked of each) and is 2.2
+and 2.0 ahead of CutMix, for 2.0 points of clean accuracy; the transformer, which is far from trained after six epochs, gains as much (4.7 in the mean
+of 20, 30 and 40 % against 4.7). All figures are in docs/performance.md.
 """
 
 import json
