@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxvision.kernels.materialize import materialize
 from jaxvision.nn.pool import max_pool
 
 OVERLAP = 0.7  # that a box moved by the radius has with the true one at least
@@ -113,14 +114,18 @@ class Found(NamedTuple):
 def peaks(
     heat: Float[Array, "b h w k"], size: Float[Array, "b h w 2"], offset: Float[Array, "b h w 2"], count: int, stride: int = 4
 ) -> Found:
-    """The `count` highest cells (or as many as there are) of probabilities `heat` that no neighbour exceeds, as boxes; nothing else is suppressed."""
+    """The `count` highest cells (or as many as there are) of probabilities `heat` that no neighbour exceeds, as boxes; nothing else is suppressed.
+
+    Sizes below 0, which an untrained head may say, are 0."""
     batch, rows, columns, classes = heat.shape
+    # Stored, because a compiler that computes a cell again for the comparison may find another last bit, and then there is no peak.
+    heat = materialize(heat)
     alone = jnp.where(max_pool(heat, 3, 1, 1) == heat, heat, 0.0)
     # The best of each class, then the best of those: no sort of all classes together.
     score, cell = jax.lax.top_k(jnp.moveaxis(alone, -1, 1).reshape(batch, classes, -1), min(count, rows * columns))
     score, chosen = jax.lax.top_k(score.reshape(batch, -1), min(count, score.shape[-1] * classes))
     label, cell = chosen // cell.shape[-1], jnp.take_along_axis(cell.reshape(batch, -1), chosen, axis=1)
-    across, down = jnp.moveaxis(at_centers(size, cell) / 2, -1, 0)
+    across, down = jnp.moveaxis(jnp.maximum(at_centers(size, cell), 0) / 2, -1, 0)
     right, below = jnp.moveaxis(at_centers(offset, cell), -1, 0)
     y, x = cell // columns + below, cell % columns + right
     return Found(stride * jnp.stack([y - down, x - across, y + down, x + across], -1), label, score)
