@@ -58,16 +58,16 @@ def _config(model: dict, data: dict, task: dict, **keys) -> ConfigDict:
 def demo() -> ConfigDict:
     # Narrow where maps are fine, wide where a picture is two cells across: there is no way from fine maps to the decoder but through those.
     model = {"name": "codenet_a", "channels": (16, 48, 96, 192, 512), "depths": (1, 1, 1), "decoder": (128, 64, 32), "head": 32}
-    data = {"source": "shapes", "size": (64, 64), "count": 1024, "max_boxes": 4, "crop": "letterbox", "interpolation": "bilinear"}
+    data = {"source": "shapes", "size": (64, 64), "count": 2048, "max_boxes": 2, "crop": "letterbox", "interpolation": "bilinear"}
     config = _config(
         model,
         data,
-        {"count": 20, "metrics": ("coco", "voc")},
-        steps=800,
+        {"count": 20, "threshold": 0.2, "metrics": ("coco", "voc")},
+        steps=900,
         batch_size=32,
         image_size=(64, 64),
         log_every=50,
-        eval_every=800,
+        eval_every=900,
         eval_batch_size=64,
         augment={"flip": 0.5, "affine": (0.8, 1.25, 0.1)},
         optim={"name": "adam", "lr": 2e-3, "schedule": "cosine", "warmup": 0.05, "clip": 10.0},

@@ -41,7 +41,8 @@ def parse_example(data: bytes) -> dict[str, Any]:
                 record[name] = feature.bytes_list.value[0]
         elif kind is not None:
             values = np.array(getattr(feature, kind).value, np.int32 if kind == "int64_list" else np.float32)
-            record[name] = values.reshape(-1, 4) if name == "boxes" else values[0] if len(values) == 1 and name != "box_label" else values
+            values = values.astype(bool) if name == "box_ignore" else values
+            record[name] = values.reshape(-1, 4) if name == "boxes" else values[0] if len(values) == 1 and not name.startswith("box_") else values
     if "image" not in record:
         raise ValueError(f"it has no feature 'image' or 'image/encoded'; it has {', '.join(sorted(features)) or 'none'}")
     return record
@@ -86,7 +87,7 @@ def write_arrayrecord(path: str | os.PathLike, records: Iterable[Mapping[str, An
         record = dict(record)
         valid = record.pop("box_valid", None)
         if valid is not None:
-            record |= {key: np.asarray(record[key])[np.asarray(valid, bool)] for key in ("boxes", "box_label") if key in record}
+            record |= {key: np.asarray(value)[np.asarray(valid, bool)] for key, value in record.items() if key == "boxes" or key.startswith("box_")}
         writer.write(_serialize(record))
         count += 1
     writer.close()

@@ -45,6 +45,8 @@ class ShuffleUnit(nn.Module):
         """`hand_on`: rounds what both branches end with, where a quantized stage has one range for all."""
         if self.strides == 1 and x.shape[-1] % 2:
             raise ModelError(f"a shuffle unit parts its channels in halves, {x.shape[-1]} do not")
+        if self.early and self.strides == 2 and self.features <= x.shape[-1]:
+            raise ModelError(f"a unit of stride 2 passes its {x.shape[-1]} channels on beside new ones: it cannot end with {self.features}")
         hand_on = hand_on or (lambda y, train: y)
         layers, (side, main) = self.layers, self.branches
         pair = lambda branch, i: (f"{branch}_{i}", f"{branch}_{i + 1}")

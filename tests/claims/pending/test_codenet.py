@@ -1,7 +1,4 @@
-"""CoDeNet in small, on procedural shapes of 3 to 40 pixels in pictures of 64: what moving taps are worth, and what 4 bits cost.
-
-Seen: see the lines that the tests print.
-"""
+"""CoDeNet in small, on procedural shapes in pictures of 64 pixels: what moving taps are worth, and what 4 bits cost."""
 
 import functools
 
@@ -33,10 +30,10 @@ def demo(steps: int, **changes):
 def test_convolutions_whose_taps_move_find_shapes_of_all_sizes_better(tmp_path):
     found = {}
     for kind in ("depthwise", "square_depthwise", "deform"):
-        model = {"name": f"codenet_{kind}", "channels": (16, 32, 64, 96, 96), "depths": (1, 1, 1), "decoder": (64, 48, 32)}
-        config = demo(300, model={"name": "", "dtype": "float32", "param_dtype": "float32"})
-        config = complete({**plain(config), "model": {**model, "dtype": "float32", "param_dtype": "float32"}})
-        found[kind] = fit(config, tmp_path / kind, report=lambda line: None)
+        tree = plain(demo(400, data={"name": "scales"}))
+        fields = {key: value for key, value in tree["model"].items() if key != "head"}
+        tree["model"] = {**fields, "name": f"codenet_{kind}"}
+        found[kind] = fit(complete(tree), tmp_path / kind, report=lambda line: None)
         print(kind, {name: round(100 * value, 1) for name, value in found[kind].items() if "ap" in name})
     ap50 = {kind: metrics["test/ap50"] for kind, metrics in found.items()}
     assert ap50["deform"] > ap50["depthwise"] + 0.02
@@ -71,7 +68,7 @@ def radius_and_size(config, folder) -> list[float]:
     fields = {key: value for key, value in config.model.items() if key not in ("name", "dtype", "param_dtype")}
     model = create_model(config.model.name, num_classes=len(meta["classes"]), image_size=(64, 64), **fields)
     constants = input_constants(config, 3)
-    shapes = [paint(0, number, (64, 64), 4, 1, "scales") for number in range(128)]
+    shapes = [paint(config.seed, number, (64, 64), 4, 1, config.data.name) for number in range(128)]
     image = (np.stack([shape["image"] for shape in shapes]) / 255 - constants["mean"]) / constants["std"]
     run = jax.jit(functools.partial(model.apply, variables, mutable="taps"))
     taps = run(jnp.asarray(image, jnp.float32))[1]["taps"]

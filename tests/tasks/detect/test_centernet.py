@@ -18,7 +18,7 @@ from jaxvision.train.given import without_fresh
 from jaxvision.train.modes import predict
 from tests.runs import tiny
 
-MODEL = {"name": "codenet_a", "channels": (8, 8, 8, 8, 12), "depths": (1, 1, 1), "decoder": (10, 9, 8), "head": 8}
+MODEL = {"name": "codenet_conv3x3", "channels": (8, 12, 16, 20, 12), "depths": (1, 1, 1), "decoder": (10, 9, 8)}
 DATA = {"source": "shapes", "size": (64, 64), "count": 16, "max_boxes": 3, "crop": "letterbox", "interpolation": "bilinear"}
 TASK = {"name": "detect/centernet", "count": 10, "threshold": 0.0, "metrics": ("voc", "coco")}
 
