@@ -46,7 +46,8 @@ def load_frozen(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """({name: variables}, {name: what is noted of its checkpoint}) of config.frozen. A section's other keys are the task's.
 
-    `saved`: copies that the run's own checkpoint carries, taken instead of their sources, and what it has `noted` of them.
+    `saved`: copies that the run's own checkpoint carries, taken instead of their sources, and what it has `noted` of them. A network that is noted,
+    and whose source has gone, is left out: a checkpoint carries what prediction needs.
     """
     variables, record = {}, {}
     for name, section in config.frozen.items():
@@ -55,6 +56,9 @@ def load_frozen(
             continue
         if "source" not in section:
             raise ConfigError(f"frozen.{name} has no source; give --config.frozen.{name}.source=WORKDIR")
+        if name in (noted or {}) and not _is_there(section.source, roots):
+            record[name] = noted[name]
+            continue
         path = resolve(section.source, roots)
         if path.is_file():
             variables[name], record[name] = _from_file(name, section, path)
@@ -63,6 +67,11 @@ def load_frozen(
         record[name] = {key: meta[key] for key in NOTED if key in meta}
         variables[name] = _as_asked(name, section, loaded, record[name])
     return variables, record
+
+
+def _is_there(source: str, roots: Mapping[str, pathlib.Path]) -> bool:
+    stage = source.removeprefix("stage:")
+    return roots[stage].exists() if stage != source and stage in roots else pathlib.Path(source).expanduser().exists()
 
 
 def _from_file(name: str, section: Any, path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxvision import data as data_room
 from jaxvision.data.replay import ReplayStream
 from jaxvision.data.subset import limited
-from jaxvision.errors import ConfigError
+from jaxvision.errors import CheckpointError, ConfigError
 from jaxvision.models.registry import variant_of
 from jaxvision.tasks import make_task
 from jaxvision.tasks.base import Problem, Task
@@ -185,6 +185,8 @@ def set_up(
         frozen=noted,
     )
     task, given = _task_of(config, problem, phases[phase], mesh), {"frozen": networks}
+    if absent := [name for name in task.predict_frozen if name in config.frozen and name not in networks]:
+        raise CheckpointError(f"frozen.{absent[0]}: its source has gone, and this checkpoint carries no copy; take the run's last one")
     shapes = _batched(shapes, phases[phase].batch)
     if fresh and config.init_from:
         wanted = jax.eval_shape(lambda: dict(task.init_variables(jax.random.key(0), shapes)))

@@ -7,17 +7,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvision import fit
+from jaxvision import create_model, fit
+from jaxvision.errors import UserError
+from jaxvision.interop import save_pretrained
 from jaxvision.tasks.base import weighted_mean
 from jaxvision.tasks.distil import squares
-from jaxvision.tasks.scalekd import likeness, view_of
+from jaxvision.tasks.scalekd import ScaleKD, likeness, view_of
 from jaxvision.train.init_from import read_checkpoint_variables
+from jaxvision.train.loading import load_run
 from jaxvision.train.loop import Progress, Stopped
 from jaxvision.train.mesh import make_mesh, state_shardings
-from jaxvision.train.setup import Executables
+from jaxvision.train.modes import predict
+from jaxvision.train.setup import Executables, set_up
 from jaxvision.train.writers import read_metrics
 from jaxvision.trees import named_leaves
 from tests.reference_weights import relative_error
+from tests.runs import tiny
 from tests.tasks import distilling
 from tests.tasks.scalekd_golden import GOLDEN
 
@@ -42,6 +47,12 @@ def test_likeness_is_one_for_the_same_direction_and_a_common_offset_counts_in_on
     offset = 10 * jax.random.normal(jax.random.key(1), (8,))
     np.testing.assert_allclose(likeness(x + offset, x, "frequency"), 1, atol=1e-5)
     assert likeness(x + offset, x, "spatial").mean() < 0.7
+
+
+def without_drawings(monkeypatch):
+    """Curves and pictures, which another run has drawn, take a third of a short run."""
+    monkeypatch.setattr("jaxvision.train.loop.draw", lambda *arguments: None)
+    monkeypatch.setattr(ScaleKD, "figures", None)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +98,34 @@ def test_student_and_projectors_learn_and_every_likeness_is_measured(finished):
         assert sheet.width >= 5 * 112  # the picture and four likenesses
 
 
+def test_a_student_may_begin_from_a_file_and_is_what_a_later_stage_begins_from(teacher, finished, tmp_path):
+    student = {"name": "resnet18_cifar", "depths": (1, 1), "widths": (4, 8)}
+    trained = read_checkpoint_variables(finished[0])[0]
+    later = set_up(tiny(model=student, init_from=str(finished[0]), init_branch="student", optim__ema=None)).given
+    jax.tree.map(np.testing.assert_array_equal, later["params"], trained["params"]["student"])
+    alone = create_model(num_classes=10, image_size=8, **student)
+    variables = {name: trained[name]["student"] for name in ("params", "batch_stats")}
+    save_pretrained(alone, variables, tmp_path / "student.safetensors")
+    begun = set_up(distilling.config(teacher[2], init_from=str(tmp_path / "student.safetensors"))).given
+    jax.tree.map(np.testing.assert_array_equal, begun["params"], {"student": variables["params"]})
+    jax.tree.map(np.testing.assert_array_equal, begun["extra"]["batch_stats"], {"student": variables["batch_stats"]})
+    run = load_run(finished[0])
+    image = np.random.RandomState(0).standard_normal((2, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_array_equal(jax.jit(run.model.apply)(run.variables, image), jax.jit(alone.apply)(variables, image))
+
+
+def test_a_student_predicts_when_its_teacher_has_gone(teacher, finished, tmp_path):
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "digit.png")
+    hidden = teacher[2].rename(tmp_path / "hidden.safetensors")
+    try:
+        written = predict(None, finished[0], tmp_path / "digit.png", output=tmp_path / "out", **QUIET)
+    finally:
+        hidden.rename(teacher[2])
+    assert written and all(path.is_file() for path in written)
+
+
 def test_resumed_it_is_bit_identical_and_the_teacher_is_read_again(teacher, finished, tmp_path, monkeypatch):
+    without_drawings(monkeypatch)
     update, fired = Progress.update, []
 
     def stop_once(self, step, metrics):
@@ -106,7 +144,8 @@ def test_resumed_it_is_bit_identical_and_the_teacher_is_read_again(teacher, fini
         np.testing.assert_array_equal(whole[name], resumed[name], err_msg=name)
 
 
-def test_eight_devices_take_the_first_steps_of_one(teacher, finished, tmp_path):
+def test_eight_devices_take_the_first_steps_of_one(teacher, finished, tmp_path, monkeypatch):
+    without_drawings(monkeypatch)
     rules = ((r"^(params|opt_state|extra)/", None),)
     fit(distilling.config(teacher[2], mesh__data=4, mesh__fsdp=2, mesh__rules=rules), tmp_path, **QUIET)
     np.testing.assert_allclose(losses(tmp_path), losses(finished[0]), rtol=2e-5)
@@ -179,7 +218,5 @@ def test_a_plain_transformer_s_last_block_may_follow_the_fourth_stage(teacher):
     ],
 )
 def test_wrong_settings_are_one_line(changes, named):
-    from jaxvision.errors import UserError
-
     with pytest.raises(UserError, match=named):
         distilling.task_of(distilling.config("absent", **changes))
