@@ -1,4 +1,10 @@
-"""Paper 01 on drawn mouths: cross entropy first, then equal steps of it alone, of the policy gradient, and of the windows beside it."""
+"""Paper 01 on drawn mouths: cross entropy first, then equal steps of it alone, of the plain policy gradient beside it, and of windows of three steps.
+
+Seen with two seeds, character errors of 256 clips: 0.522 and 0.481 before; 0.449 and 0.423 after cross entropy alone; 0.560 and 0.547 with the plain
+policy gradient; 0.489 and 0.465 with windows. So windows undo most of what the policy's noise costs, and at this length cross entropy alone is ahead of
+both, which the paper has otherwise after it converged. The gradient's noise over its mean, at this reader, is not lower (3.3 and 3.3 against 3.5 and
+3.7); where all steps are free, in tests/tasks/test_pcpg.py, it is.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +75,7 @@ def noise(task, state, source, count=400):
     return np.sqrt(samples.var(0, ddof=1).sum()) / np.linalg.norm(mean), mean
 
 
-@pytest.mark.pending
+@pytest.mark.claim
 @pytest.mark.timeout(300)
 def test_windows_over_time_leave_fewer_errors_than_the_plain_policy_gradient(seed=0):
     source, test = (open_source(complete(CONFIG).data, split, seed=seed) for split in ("train", "test"))
@@ -92,4 +98,4 @@ def test_windows_over_time_leave_fewer_errors_than_the_plain_policy_gradient(see
     for name, figures in found.items():
         extra = f", noise / mean {spread[name][0]:.2f}, cosine {cosine[name]:.3f}" if name in spread else ""
         print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()) + extra)
-    assert found["window 3"]["cer"] < found["window 1"]["cer"]
+    assert found["window 3"]["cer"] < 0.95 * found["window 1"]["cer"]
