@@ -1,9 +1,9 @@
 """Paper 01 on drawn mouths: cross entropy first, then equal steps of it alone, of the plain policy gradient beside it, and of windows of three steps.
 
 Seen with two seeds, character errors of 256 clips: 0.522 and 0.481 before; 0.449 and 0.423 after cross entropy alone; 0.560 and 0.547 with the plain
-policy gradient; 0.489 and 0.465 with windows. So windows undo most of what the policy's noise costs, and at this length cross entropy alone is ahead of
-both, which the paper has otherwise after it converged. The gradient's noise over its mean, at this reader, is not lower (3.3 and 3.3 against 3.5 and
-3.7); where all steps are free, in tests/tasks/test_pcpg.py, it is.
+policy gradient; 0.489 and 0.465 with windows. So windows undo most of what the policy's noise costs, and at this length cross entropy alone is ahead
+of both; the paper begins with the policy when cross entropy has converged. The gradient's noise over its mean, at this reader, is not lower (3.3 and
+3.3 against 3.5 and 3.7); where all steps are free, in tests/tasks/test_pcpg.py, it is.
 """
 
 import jax
