@@ -29,10 +29,10 @@ AUGMENT = {"flip": True, "repeat": 0.05}
 def _demo(stages: tuple) -> ConfigDict:
     return ConfigDict(
         {
-            "steps": 400,
+            "steps": 800,
             "batch_size": 32,
             "image_size": (24, 16, 16),
-            "eval_every": 200,
+            "eval_every": 400,
             "eval_batch_size": 128,
             "log_every": 25,
             "model": {
