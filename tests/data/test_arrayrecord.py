@@ -39,7 +39,8 @@ def test_what_a_box_carries_is_written_and_read_with_it(tmp_path):
     picture = paint(0, 1, (24, 32), 3)
     valid = np.array([True, False, True])
     columns = {"box_valid": valid, "box_ignore": np.array([True, True, False]), "box_area": np.array([4.5, 5.5, 6.5])}
-    write_arrayrecord(tmp_path / "x-train.array_record", [{"image": picture["image"], "boxes": np.ones((3, 4)), "box_label": np.arange(3), **columns}])
+    record = {"image": picture["image"], "boxes": np.ones((3, 4)), "box_label": np.arange(3), **columns}
+    write_arrayrecord(tmp_path / "x-train.array_record", [record])
     record = open_arrayrecord(str(tmp_path), "train").record(0)
     assert record["box_label"].tolist() == [0, 2] and record["box_area"].tolist() == [4.5, 6.5]
     assert record["box_ignore"].tolist() == [True, False] and record["box_ignore"].dtype == bool
