@@ -2,8 +2,10 @@
 
     python -m jaxvision.main --config=configs/pcpg.py:demo --workdir=runs/pcpg
         words that a drawn mouth speaks; first cross entropy, then the policy beside it, judged by character and word error rates
+        (seen: CER 5.5 %, WER 14.5 %)
     python -m jaxvision.main --config=configs/pcpg.py:compare --workdir=runs/pcpg_compare
         the same beginning, then equal steps of cross entropy alone, of the plain policy gradient, and of windows of 3 and 5 steps
+        (seen: CER 5.54, 5.64, 5.51 and 5.51 %, of 5.49 % before: no difference)
     python -m jaxvision.main --mode=predict --workdir=runs/pcpg --input=clip.mp4
         writes texts.csv; a .npy, a folder of frames and a folder of clips likewise
 
