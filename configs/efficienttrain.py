@@ -153,8 +153,8 @@ def fashion(kind: str = "vit", arm: str = "curriculum", epochs: int = 10) -> Con
 
 
 def search() -> ConfigDict:
-    config = small({**VIT, "patch": 2, "dim": 32, "depth": 2}, DIGITS, 8, 10, ())
-    config.batch_size, config.eval_batch_size, config.eval_every = 32, 120, 450
+    config = small({**VIT, "patch": 2, "dim": 32, "depth": 2}, DIGITS, 8, 40, ())
+    config.batch_size, config.eval_batch_size, config.eval_every = 32, 120, 1800
     config.search = {"name": "curriculum", "sizes": (4, 6, 8), "stages": 3, "tolerance": 0.01}
     return config
 
