@@ -76,7 +76,7 @@ def test_the_kernel_s_gradient_of_small_images_comes_from_products_of_pixels_and
 
 
 def test_the_sum_over_taps_is_computed_once_for_all_of_its_readers():
-    """Batch norm and an activation read a convolution's output many times over; fused into each reader, EfficientNet-B0's steps took twice as long."""
+    """Batch norm and an activation read a convolution's output many times over; fused into each, EfficientNet-B0's steps took twice as long."""
     x, w = jax.ShapeDtypeStruct((2, 12, 14, 8), jnp.float32), jax.ShapeDtypeStruct((5, 5, 1, 8), jnp.float32)
 
     def readers(x, w):
