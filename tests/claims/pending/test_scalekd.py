@@ -101,4 +101,4 @@ def test_without_the_teacher_s_tail_it_learns_less(arms):
 @pytest.mark.pending
 @pytest.mark.timeout(300)
 def test_a_teacher_whose_last_blocks_are_shuffled_is_no_good(arms):
-    assert arms("scalekd", shuffled=True)["accuracy"] < arms("scalekd")["accuracy"] - 0.02
+    assert arms("scalekd", shuffled=True)["accuracy"] < arms("scalekd")["accuracy"] - 0.05
