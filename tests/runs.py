@@ -25,15 +25,21 @@ TINY = {
 }
 
 
-def tiny(**changes):
-    """The complete config of a tiny run; changes are {"optim__lr": 0.1} for optim.lr."""
-    tree = {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}
+def changed(base, changes):
+    """A copy of nested dicts with changes, {"optim__lr": 0.1} for optim.lr."""
+    tree = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
     for name, value in changes.items():
         *parents, leaf = name.split("__")
         place = tree
         for parent in parents:
             place = place.setdefault(parent, {})
         place[leaf] = value
+    return tree
+
+
+def tiny(**changes):
+    """The complete config of a tiny run; changes are {"optim__lr": 0.1} for optim.lr."""
+    tree = changed(TINY, changes)
     if "epochs" in changes:
         del tree["steps"]
     return complete(tree)

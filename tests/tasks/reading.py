@@ -1,6 +1,7 @@
 """A tiny run on procedural clips with texts."""
 
 from jaxvision.train.config import complete
+from tests.runs import changed
 
 TINY = {
     "steps": 4,
@@ -29,11 +30,4 @@ TINY = {
 
 def tiny(**changes):
     """The complete config; changes are {"optim__lr": 0.1} for optim.lr."""
-    tree = {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}
-    for name, value in changes.items():
-        *parents, leaf = name.split("__")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[leaf] = value
-    return complete(tree)
+    return complete(changed(TINY, changes))

@@ -4,6 +4,9 @@ Seen with two seeds, character errors of 256 clips: 0.522 and 0.481 before; 0.44
 policy gradient; 0.489 and 0.465 with windows. So windows undo most of what the policy's noise costs, and at this length cross entropy alone is ahead
 of both; the paper begins with the policy when cross entropy has converged. The gradient's noise over its mean, at this reader, is not lower (3.3 and
 3.3 against 3.5 and 3.7); where all steps are free, in tests/tasks/test_pcpg.py, it is.
+
+Pending although what is asserted was seen twice: a policy of no weight at all would pass too, cross entropy alone being ahead. Windows have to be
+compared with a plain policy gradient of equal size before this says anything of the paper.
 """
 
 import jax
@@ -75,7 +78,7 @@ def noise(task, state, source, count=400):
     return np.sqrt(samples.var(0, ddof=1).sum()) / np.linalg.norm(mean), mean
 
 
-@pytest.mark.claim
+@pytest.mark.pending
 @pytest.mark.timeout(300)
 def test_windows_over_time_leave_fewer_errors_than_the_plain_policy_gradient(seed=0):
     source, test = (open_source(complete(CONFIG).data, split, seed=seed) for split in ("train", "test"))
