@@ -2,14 +2,16 @@
 
     python .ci/ledger.py [--until=SECONDS] [--record] [--list]
 
-Each test runs in a pytest of its own. One is started only while its `timeout` mark, with a margin for starting up, fits before `--until` (seconds
-since 1970). First come those without a pass of their present content: the test file and all that it imports from the repository, transitively, and
-the configs, models and tasks that it names; then those whose last pass is oldest. `--record` writes the passes into the ledger.
+The tests of a file run in one pytest, as many of them as fit: one is started only while its `timeout` mark, with a margin for starting up, fits
+before `--until` (seconds since 1970). Claims run alone, since some compare times; of the files that only compile, two run at once. First come those
+without a pass of their present content: the test file and all that it imports from the repository, transitively, and the configs, models and tasks
+that it names; then those whose last pass is oldest. `--record` writes the passes into the ledger after each file, so that nothing is lost.
 """
 
 import argparse
 import ast
 import collections
+import concurrent.futures
 import datetime
 import hashlib
 import json
@@ -31,10 +33,11 @@ LEDGER = "tests/ledger.json"
 
 
 class LongTest(NamedTuple):
-    """A collected test: pytest's id, and the seconds of its `timeout` mark (None without one)."""
+    """A collected test: pytest's id, the seconds of its `timeout` mark (None without one), and whether it is a claim, which runs alone."""
 
     id: str
     timeout: float | None
+    claim: bool = True
 
     @property
     def file(self) -> str:
@@ -161,20 +164,45 @@ def wrong_marks(tests: list[LongTest]) -> list[str]:
     ]
 
 
-def run_in_time(tests: list[LongTest], until: float, run, clock=time.time) -> tuple[dict[LongTest, float], list[LongTest], list[LongTest]]:
-    """Runs the tests in turn, leaving out those that could outlast `until`. `run(test)` returns whether it passed.
+def by_file(tests: list[LongTest]) -> list[list[LongTest]]:
+    """The tests in groups of one file and one kind, in the order of each group's first."""
+    groups: dict[tuple[str, bool], list[LongTest]] = {}
+    for test in tests:
+        groups.setdefault((test.file, test.claim), []).append(test)
+    return list(groups.values())
 
-    Returns ({passed: seconds}, failed, left out).
+
+def run_in_time(tests: list[LongTest], until: float, run, clock=time.time, done=lambda passed: None):
+    """Runs the tests in turn, leaving out those that could outlast `until`. `run(list of tests)` returns {test that passed: seconds}.
+
+    `done` gets the passes so far after each turn. Returns ({passed: seconds}, failed, left out).
     """
     passed, failed, left_out = {}, [], []
-    for test in tests:
-        before = clock()
-        if before + test.timeout + MARGIN > until:
-            left_out.append(test)
-        elif run(test):
-            passed[test] = round(clock() - before, 1)
-        else:
-            failed.append(test)
+    waiting = by_file(tests)
+    with concurrent.futures.ThreadPoolExecutor(2) as lanes:
+        while waiting:
+            turn = [waiting.pop(0)]
+            if not turn[0][0].claim:
+                turn += [waiting.pop(i) for i in [i for i, group in enumerate(waiting) if not group[0].claim][:1]]
+            started = []
+            for group in turn:
+                # A test that waits for those before it in its process has to fit after all of them.
+                left, fitting = until - clock() - MARGIN, []
+                for test in group:
+                    if test.timeout <= left:
+                        fitting.append(test)
+                        left -= test.timeout
+                if fitting:
+                    started.append((fitting, lanes.submit(run, fitting)))
+                    if rest := [test for test in group if test not in fitting]:
+                        waiting.insert(0, rest)
+                else:
+                    left_out += group
+            for fitting, future in started:
+                found = future.result()
+                passed |= found
+                failed += [test for test in fitting if test not in found]
+            done(passed)
     return passed, failed, left_out
 
 
@@ -190,22 +218,34 @@ def recorded(ledger: dict[str, dict], tests: list[LongTest], passed: dict[LongTe
 
 
 def pytest_collection_finish(session) -> None:
-    """As a pytest plugin (-p ledger): writes the ids and timeouts of the collected tests where LEDGER_COLLECT says."""
+    """As a pytest plugin (-p ledger): writes the ids, timeouts and kinds of the collected tests where LEDGER_COLLECT says."""
     if "LEDGER_COLLECT" in os.environ:
-        marks = [(item.nodeid, item.get_closest_marker("timeout")) for item in session.items]
-        tests = [(name, None if mark is None else mark.args[0] if mark.args else mark.kwargs.get("timeout")) for name, mark in marks]
+        marks = [(item.nodeid, item.get_closest_marker("timeout"), item.get_closest_marker("claim") is not None) for item in session.items]
+        tests = [(name, None if mark is None else mark.args[0] if mark.args else mark.kwargs.get("timeout"), claim) for name, mark, claim in marks]
         pathlib.Path(os.environ["LEDGER_COLLECT"]).write_text(json.dumps(tests))
+
+
+def pytest_runtest_logreport(report) -> None:
+    """As a pytest plugin: adds a line (id, phase, outcome, seconds) where LEDGER_REPORT says."""
+    if "LEDGER_REPORT" in os.environ:
+        with open(os.environ["LEDGER_REPORT"], "a") as file:
+            file.write(json.dumps([report.nodeid, report.when, report.outcome, report.duration]) + "\n")
+
+
+def _environment(**more: str) -> dict[str, str]:
+    """One in which pytest finds this file as the plugin `ledger`."""
+    paths = os.pathsep.join([str(pathlib.Path(__file__).resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": paths} | more
 
 
 def collect(root: pathlib.Path) -> list[LongTest]:
     """All tests marked `claim` or `aot`. Exits when pytest cannot collect them."""
     with tempfile.TemporaryDirectory() as folder:
         listing = pathlib.Path(folder, "tests.json")
-        paths = os.pathsep.join([str(pathlib.Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "ledger", "--collect-only", "-m", "claim or aot"],
             cwd=root,
-            env=os.environ | {"LEDGER_COLLECT": str(listing), "PYTHONPATH": paths},
+            env=_environment(LEDGER_COLLECT=str(listing)),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -215,28 +255,41 @@ def collect(root: pathlib.Path) -> list[LongTest]:
         return [LongTest(*entry) for entry in json.loads(listing.read_text())]
 
 
-def run_alone(root: pathlib.Path, test: LongTest) -> bool:
-    """Runs one test in a pytest of its own, ended with all its processes when it outlasts its mark; prints a line, and the output of a failure."""
-    began = time.time()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-m", "claim or aot", test.id],
-        cwd=root,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=test.timeout + MARGIN)
-        passed = process.returncode == 0
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, passed = process.communicate()[0] + f"\nended after {test.timeout + MARGIN:g} s", False
-    print(f"{'passed' if passed else 'FAILED'} {time.time() - began:6.1f} s  {test.id}", flush=True)
-    if not passed:
-        print(output[-6000:], flush=True)
+def run_together(root: pathlib.Path, tests: list[LongTest]) -> dict[LongTest, float]:
+    """{test that passed: seconds, fixtures included}, all run in one pytest, ended with all its processes when it outlasts their marks.
+
+    Prints a line a test, and the output of a failure.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder, "report.jsonl")
+        report.touch()
+        limit = sum(test.timeout for test in tests) + MARGIN
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-p", "ledger", "-m", "claim or aot", *(test.id for test in tests)],
+            cwd=root,
+            env=_environment(LEDGER_REPORT=str(report)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output = process.communicate()[0] + f"\nended after {limit:g} s"
+        phases = [json.loads(line) for line in report.read_text().splitlines()]
+    passed = {}
+    for test in tests:
+        own = {when: (outcome, seconds) for name, when, outcome, seconds in phases if name == test.id}
+        seconds = round(sum(seconds for _, seconds in own.values()), 1)
+        if set(own) == {"setup", "call", "teardown"} and all(outcome == "passed" for outcome, _ in own.values()):
+            passed[test] = seconds
+        print(f"{'passed' if test in passed else 'FAILED'} {seconds:6.1f} s  {test.id}", flush=True)
+    if len(passed) < len(tests):
+        print(output[-8000:], flush=True)
     return passed
 
 
@@ -260,10 +313,13 @@ def main(arguments: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
             state = "never passed" if entry is None else "changed since" if entry["hash"] != hashes[test.file] else "unchanged since"
             print(f"{state:16} {entry['date'] if entry else '':20} {test.timeout:4g} s  {test.id}")
         return 0
-    passed, failed, left_out = run_in_time(turns, options.until, lambda test: run_alone(root, test))
-    if options.record:
-        date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        path.write_text(json.dumps(recorded(ledger, tests, passed, hashes, date), indent=1) + "\n")
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def record(passed):
+        if options.record:
+            path.write_text(json.dumps(recorded(ledger, tests, passed, hashes, date), indent=1) + "\n")
+
+    passed, failed, left_out = run_in_time(turns, options.until, lambda group: run_together(root, group), done=record)
     for test in left_out:
         print(f"left out, as its {test.timeout:g} s no longer fit: {test.id}")
     print(f"claims and compilations: {len(passed)} passed, {len(failed)} failed, {len(left_out)} left out")

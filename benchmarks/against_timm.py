@@ -6,18 +6,19 @@ Batch 4 at 224x224 and five rounds unless told otherwise; most of the time goes 
 
 PyTorch lives in an environment of its own, so each library runs in a process of its own, on the same `--threads` processors, and the two take turns:
 one step here, one step there, and so on, which is one interleaved run. PyTorch gets the memory format (plain or channels last) that is faster for the
-model. Both processes run with glibc's transparent huge pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`), because a compiled step takes its memory in
-one block that is new every time. Printed: medians over the rounds, in images/s, and their ratio (above 1: this library is ahead); the ratio of the
-shortest wall times and of the shortest processor times (of all threads), which other work on the machine disturbs less; and geometric means.
+model. Both processes keep the memory that they free (`jaxvision/host_memory.py`), as `python -m jaxvision.main` does on CPUs.
+
+Printed: medians over the rounds, in images/s, and their ratio (above 1: this library is ahead); the ratio of the shortest wall times and of the
+shortest processor times (of all threads), which other work on the machine disturbs less; and geometric means.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
+
+from turns import Worker, timed, work
 
 MODELS = (
     "vit_small_patch16_224",
@@ -89,51 +90,14 @@ def torch_step(name: str, mode: str, batch: int, size: int):
 STEPS = {"jax": jax_step, "torch": torch_step}
 
 
-def timed(step) -> dict[str, float]:
-    """Seconds of one call: by the clock, and of all threads on their processors."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    step()
-    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-
-
-def work(library: str) -> None:
-    """A worker: a line of arguments builds a step, an empty line runs it once; each is answered by one line of JSON."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    step = None
-    for line in sys.stdin:
-        if line.strip():
-            step = STEPS[library](**json.loads(line))
-            step()
-        print(json.dumps(timed(step)), file=answers, flush=True)
-
-
-class Worker:
-    """A process that has one library loaded."""
-
-    def __init__(self, python: str, library: str):
-        command = [python, os.path.abspath(__file__), f"--worker={library}"]
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def ask(self, line: str = "") -> dict[str, float]:
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"{' '.join(self.process.args)} ended with exit code {self.process.wait()}: see its messages above")
-        return json.loads(answer)
-
-
 def compare(workers: dict[str, Worker], name: str, mode: str, batch: int, size: int, rounds: int) -> dict[str, float]:
     """Images/s of both, and the ratios ours / theirs in speed."""
-    arguments = json.dumps(dict(name=name, mode=mode, batch=batch, size=size))
     times = {library: [] for library in workers}
     for worker in workers.values():
-        worker.ask(arguments)
+        worker.build(name=name, mode=mode, batch=batch, size=size)
     for _ in range(rounds):
         for library, worker in workers.items():
-            times[library].append(worker.ask())
+            times[library].append(worker.step())
     wall = {library: [t["wall"] for t in times[library]] for library in workers}
     cpu = {library: min(t["cpu"] for t in times[library]) for library in workers}
     speed = {library: batch / statistics.median(wall[library]) for library in workers}
@@ -157,11 +121,11 @@ def main() -> None:
     parser.add_argument("--worker", choices=STEPS, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.worker:
-        return work(flags.worker)
+        return work(STEPS[flags.worker])
     if not flags.torch_python:
         parser.error("--torch-python is needed")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: flags.threads])
-    workers = {"jax": Worker(sys.executable, "jax"), "torch": Worker(flags.torch_python, "torch")}
+    workers = {library: Worker(python, __file__, library) for library, python in (("jax", sys.executable), ("torch", flags.torch_python))}
     started = time.perf_counter()
     print(f"{flags.threads} threads, batch {flags.batch}, {flags.size}x{flags.size}, images/s: medians of {flags.rounds} rounds\n")
     ratios = ("ratio", "ratio of minima", "ratio of processor time")
@@ -177,8 +141,7 @@ def main() -> None:
         print(f"| geometric mean | {mode} | | | " + " | ".join(f"{m:.2f}" for m in means) + " |", flush=True)
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes, compilation included")
     for worker in workers.values():
-        worker.process.stdin.close()
-        worker.process.wait()
+        worker.close()
 
 
 if __name__ == "__main__":

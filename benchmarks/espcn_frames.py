@@ -10,12 +10,11 @@ by the shortest call, and by processor time. With --srcnn also SRCNN (9-5-5), wh
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
-import time
+
+from turns import Worker, timed, work
 
 HEIGHT, WIDTH = 1080, 1920
 
@@ -78,43 +77,11 @@ def predicted(topology: str, name: str, scale: int, frames: int, dtype: str) -> 
     return frames / total.seconds, frames / max(total.bytes / opened.chip.bandwidth, total.flops / opened.chip.flops)
 
 
-def timed(step) -> dict[str, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    step()
-    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-
-
-def work(library: str) -> None:
-    """A worker: a line of arguments builds a step, an empty line runs it once; each is answered by one line of JSON."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    step = None
-    for line in sys.stdin:
-        if line.strip():
-            step = STEPS[library](**json.loads(line))
-            step()
-        print(json.dumps(timed(step)), file=answers, flush=True)
-
-
-class Worker:
-    """A process that has one library loaded and one network ready."""
-
-    def __init__(self, python: str, library: str, name: str, scale: int):
-        command = [python, os.path.abspath(__file__), f"--worker={library}"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ask(json.dumps({"name": name, "scale": scale}))
-
-    def ask(self, line: str = "") -> dict[str, float]:
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"{' '.join(self.process.args)} ended with exit code {self.process.wait()}: see its messages above")
-        return json.loads(answer)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+def worker(python: str, library: str, name: str, scale: int) -> Worker:
+    """A process with one network ready."""
+    found = Worker(python, __file__, library)
+    found.build(name=name, scale=scale)
+    return found
 
 
 def main() -> None:
@@ -128,7 +95,7 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.worker:
-        return work(flags.worker)
+        return work(STEPS[flags.worker])
     if flags.topology:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         print("| network | dtype | frames/s, predicted | at most |")
@@ -140,22 +107,22 @@ def main() -> None:
         return
     print("| scale | arm | frames/s | ESPCN's speed over it | by the shortest call | by processor time |")
     for scale in map(int, flags.scales.split(",")):
-        arms = {"ESPCN": Worker(sys.executable, "jax", "espcn_y", scale)}
+        arms = {"ESPCN": worker(sys.executable, "jax", "espcn_y", scale)}
         if flags.torch_python:
-            arms["ESPCN, PyTorch"] = Worker(flags.torch_python, "torch", "espcn_y", scale)
+            arms["ESPCN, PyTorch"] = worker(flags.torch_python, "torch", "espcn_y", scale)
         if flags.srcnn:
-            arms["SRCNN"] = Worker(sys.executable, "jax", "srcnn_955", scale)
+            arms["SRCNN"] = worker(sys.executable, "jax", "srcnn_955", scale)
         times = {arm: [] for arm in arms}
         for _ in range(flags.rounds):
-            for arm, worker in arms.items():
-                times[arm].append(worker.ask())
+            for arm, each in arms.items():
+                times[arm].append(each.step())
         kinds = ((statistics.median, "wall"), (min, "wall"), (min, "cpu"))
         figure = {arm: [f([t[kind] for t in each]) for f, kind in kinds] for arm, each in times.items()}
         for arm, values in figure.items():
             ratios = [theirs / ours for theirs, ours in zip(values, figure["ESPCN"])]
             print(f"| {scale} | {arm} | {1 / values[0]:.2f} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
-        for worker in arms.values():
-            worker.close()
+        for each in arms.values():
+            each.close()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m jaxvision.main --config=configs/d_former.py:demo --workdir=runs/d_former
         a small network on procedural phantoms with five organs; whole volumes are judged in overlapping windows, distances in millimetres
     python -m jaxvision.main --mode=predict --workdir=runs/d_former --input=scan.nii.gz
-        writes a mask that lies on the scan, and a picture of it; DICOM series likewise
+        writes a mask that lies on the scan, and a picture of it; DICOM series likewise, and to train on, with DICOM Segmentation objects as masks
 
     python -m jaxvision.main --config=configs/d_former.py:synapse --config.data.path=BTCV --workdir=runs/d_former_synapse
         30 abdominal CTs with 13 organs (img/ and label/, of train/ and test/ where the published 18 and 12 are wanted); published, Dice 88.83 % over

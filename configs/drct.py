@@ -1,8 +1,9 @@
 """DRCT (Hsu et al. 2024, arXiv 2404.00722): super-resolution by a transformer of dense groups, so that features stay strong to the end.
 
     python -m jaxvision.main --config=configs/drct.py:demo --workdir=runs/drct
-        a small network at x2 on photographs that come with scikit-image and scikit-learn, measured on three that are held out, beside bicubic
-        interpolation
+        a small network of one group at x2 on photographs that come with scikit-image and scikit-learn, measured on three that are held out, beside
+        bicubic interpolation; seen, 34.28 dB on luma as the mean over the three, bicubic 33.12; about a minute on two CPU cores. It starts as
+        bilinear interpolation (model.start): from drawn kernels alone it had 32.97 after 2,500 steps
     python -m jaxvision.main --mode=predict --workdir=runs/drct --input=photo.jpg
         writes the photograph at twice its size
 
@@ -37,18 +38,21 @@ RECIPES = {
 
 
 def demo() -> ConfigDict:
+    # Light enough for some thirty steps a second on two CPU cores.
+    small = {"dim": 16, "groups": 1, "growth": 8, "heads": 1, "window": 8, "features": 16, "drop_path": 0.0, "start": "bilinear"}
     return ConfigDict(
         {
-            "model": {"name": "drct_x2", "dim": 24, "groups": 2, "growth": 8, "window": 8, "features": 24, "drop_path": 0.0},
+            "model": {"name": "drct_x2", **small},
             "data": {"source": "photos", "size": (96, 96)},
             "task": {"name": "restore/supervised", "patch": 32, "tile": 64},
-            "optim": {"name": "adam", "lr": 2e-3, "b2": 0.99, "schedule": "cosine", "warmup": 0.05, "ema": 0.99, "ema_warmup": "tf"},
+            "optim": {"name": "adam", "lr": 2e-3, "lr_end": 1e-5, "b2": 0.99, "schedule": "cosine", "warmup": 0.05, "ema": 0.999, "ema_warmup": "tf"},
             "checkpoint": {"metric": "test/picture_psnr_y"},
-            "steps": 1000,
+            "steps": 1500,
             "batch_size": 8,
             "image_size": (96, 96),
-            "eval_every": 500,
-            "eval_batch_size": 8,
+            "eval_every": 750,
+            "eval_batch_size": 24,
+            "log_every": 100,
         }
     )
 

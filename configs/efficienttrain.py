@@ -1,10 +1,11 @@
 """EfficientTrain (Wang et al. 2023, arXiv 2211.09703) and EfficientTrain++ (2024, arXiv 2405.08768): low frequencies and weak augmentation first.
 
     python -m jaxvision.main --config=configs/efficienttrain.py:demo --workdir=runs/curriculum
-        a ViT on scikit-learn's 1,797 digits, seen at 6, 6, 6, 8 and 8 pixels; about a minute on two CPU cores
+        a ViT on scikit-learn's 1,797 digits, seen at 6, 6, 6, 8 and 8 pixels; about a minute on two CPU cores;
+        "digits,baseline" and "digits,cut" are the run without a curriculum, whole and cut to the same compute
     python -m jaxvision.main --config=configs/efficienttrain.py:fashion --workdir=runs/fashion_curriculum
         the same on Fashion-MNIST at 20, 20, 20, 24 and 28 pixels, the published proportions; "fashion,conv" is a ConvNeXt, "fashion,resnet"
-        a ResNet, "fashion,vit,baseline" and "fashion,vit,cut" the run without a curriculum, whole and cut to the same compute
+        a ResNet, "fashion,vit,baseline" and "fashion,vit,cut" the other two arms
     python -m jaxvision.main --config=configs/efficienttrain.py:search --workdir=runs/search --mode=search
         the greedy search for sizes that found the published schedule, on digits
 
@@ -108,12 +109,12 @@ def imagenet(name: str, schedule: str = "300", option: str = "") -> ConfigDict:
 VIT = {"name": "vit_tiny_patch16_224", "dim": 48, "depth": 3, "heads": 4, "pool": "avg", "class_token": False, "drop_path": 0.05}
 CONVNET = {"name": "convnext_tiny", "depths": (2, 2), "dims": (48, 96), "layer_scale": 1.0, "drop_path": 0.05}
 RESNET = {"name": "resnet18_cifar", "depths": (1, 1, 1), "widths": (16, 32, 64), "drop_path": 0.05}
+ARMS = ("curriculum", "baseline", "cut")
 # Of 28 pixels what 160, 192 and 224 are of 224.
 SMALL_SIZES = (20, 20, 20, 24, 28)
-RELATIVE_COMPUTE = (3 * 20**2 + 24**2 + 28**2) / (5 * 28**2)
 
 
-def small(model: dict, data: dict, size: int, epochs: int, phases: tuple) -> ConfigDict:
+def small(model: dict, data: dict, size: int, epochs: float, phases: tuple) -> ConfigDict:
     return ConfigDict(
         {
             "epochs": epochs,
@@ -133,20 +134,23 @@ DIGITS = {"source": "digits", "mean": (0.5,), "std": (0.5,)}
 FASHION = {"source": "idx", "path": "/usr/share/datasets/fashion-mnist", "mean": (0.286,), "std": (0.353,)}
 
 
-def demo() -> ConfigDict:
-    phases = efficienttrain(40, (6, 6, 6, 8, 8), (0.5, 1.0, 1.5, 2.0, 2.5))
-    config = small({**VIT, "patch": 2, "depth": 4}, DIGITS, 8, 40, phases)
+def phases_of(arm: str, epochs: int, sizes: tuple[int, ...], magnitudes: tuple[float, ...]) -> tuple[tuple[dict, ...], float]:
+    """(phases, epochs) of an arm: "curriculum", "baseline" of as many epochs, or "cut" to the curriculum's compute."""
+    share = sum(size**2 for size in sizes) / (len(sizes) * sizes[-1] ** 2)
+    return {"curriculum": (efficienttrain(epochs, sizes, magnitudes), epochs), "baseline": ((), epochs), "cut": ((), epochs * share)}[arm]
+
+
+def digits(arm: str = "curriculum", epochs: int = 40) -> ConfigDict:
+    phases, length = phases_of(arm, epochs, (6, 6, 6, 8, 8), (0.5, 1.0, 1.5, 2.0, 2.5))
+    config = small({**VIT, "patch": 2, "depth": 4}, DIGITS, 8, length, phases)
     config.batch_size, config.eval_batch_size, config.eval_every = 32, 120, 225
+    config.augment.randaugment = "rand-m2.5-n1-mstd0.5-inc1"  # where the curriculum ends, for the arms without one
     return config
 
 
 def fashion(kind: str = "vit", arm: str = "curriculum", epochs: int = 10) -> ConfigDict:
     model = {"vit": {**VIT, "patch": 4}, "conv": CONVNET, "resnet": RESNET}[kind]
-    phases, length = {
-        "curriculum": (efficienttrain(epochs, SMALL_SIZES), epochs),
-        "baseline": ((), epochs),
-        "cut": ((), epochs * RELATIVE_COMPUTE),
-    }[arm]
+    phases, length = phases_of(arm, epochs, SMALL_SIZES, MAGNITUDES)
     config = small(model, FASHION, 28, length, phases)
     config.augment.flip, config.eval_batch_size, config.data.limit = True, 500, 20000
     return config
@@ -159,7 +163,7 @@ def search() -> ConfigDict:
     return config
 
 
-SMALL = {"demo": demo, "fashion": fashion, "search": search}
+SMALL = {"demo": digits, "digits": digits, "fashion": fashion, "search": search}
 
 
 def get_config(variant: str = "demo") -> ConfigDict:
@@ -175,7 +179,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
         return imagenet(name, schedule, *option)
     if name not in SMALL:
         raise ConfigError(f"configs/efficienttrain.py has no variant {name!r}; {nearest(name, [*SMALL, *MODELS])}")
-    choices = [("vit", "conv", "resnet"), ("curriculum", "baseline", "cut")] if name == "fashion" else []
+    choices = {"fashion": [("vit", "conv", "resnet"), ARMS], "digits": [ARMS]}.get(name, [])
     for word, allowed in zip(rest, choices):
         if word not in allowed:
             raise ConfigError(f"configs/efficienttrain.py: {name!r} takes {' or '.join(allowed)} here, got {word!r}")

@@ -3,7 +3,7 @@
     python -m jaxvision.main --config=configs/espcn.py:demo --workdir=runs/espcn
         x3 on photographs that come with scikit-image and scikit-learn, measured on three that are held out, beside bicubic interpolation; seen,
         31.29 dB on luma as the mean over the three, bicubic 30.70 (over their 60 windows 36.03 and 35.70; SSIM 0.8827 and 0.8671)
-    … configs/espcn.py:demo,2  and  demo,4              the other scales
+    … configs/espcn.py:demo,2  and  demo,4              the other scales; seen, 34.14 dB beside 33.12, and 29.84 beside 29.36
     python -m jaxvision.main --mode=predict --workdir=runs/espcn --input=photo.jpg
         writes the photograph at three times its size; of a video (pip install 'jaxvision[video]') every frame
     python -m jaxvision.main --mode=eval --workdir=runs/espcn --input=Set5

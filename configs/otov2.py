@@ -25,7 +25,7 @@ IMAGENET = {"source": "tfds", "name": "imagenet2012", "train": "train", "test": 
 ON_CIFAR = {
     "resnet18_cifar": ({"name": "resnet18_cifar", "zero_init": False}, 1e-4, 0.70, 50, 0.95, {}),
     "resnet50_cifar": ({"name": "resnet50_cifar", "zero_init": False}, 1e-3, 0.80, 10, 0.95, {}),
-    "vgg16_cifar": ({"name": "vgg16_bn_cifar", "hidden": 512, "dropout": 0.5}, 0.0, 0.79, 50, 0.9, {"tolerance": 0.21, "weight": 5e-4}),
+    "vgg16_cifar": ({"name": "vgg16_bn_cifar", "hidden": 512, "dropout": 0.5}, 5e-4, 0.79, 50, 0.9, {"tolerance": 0.21, "weight": 5e-4}),
 }
 
 

@@ -5,10 +5,12 @@
         "demo,moco" is the default; "demo,simclr", "demo,swav", "demo,dino"
 
     python -m jaxvision.main --config=configs/surgical_ssl.py:full --config.data.path=cholec80 --config.init_from=resnet50.pth --workdir=runs/moco
-        frames of Cholec80 in folders by phase (train/, test/): 60 epochs from ImageNet's supervised weights, then 30 of all weights on phases, with
-        labels of 12.5, 25 and 100 % of the frames; "full" is "moco", the others are simclr, swav and dino
+        frames of Cholec80 in folders by phase (train/<phase>/video01_000025.jpg, test/): 60 epochs from ImageNet's supervised weights, then 30 of all
+        weights on phases, with labels of 5, 10 and all 40 videos, the first two drawn three times; "full" is "moco", the others are simclr, swav and
+        dino
     … tools --config.data.path=cholec80_tools --config.init_from=runs/moco/pretrain
-        which of seven instruments a frame shows, as mean average precision, from arrayrecords whose label is seven numbers
+        which of seven instruments a frame shows, as mean average precision, from arrayrecords whose label is seven numbers; where they have a
+        field `video`, --config.data.limit=0.125 --config.data.limit_by=video draws five videos
     … tcn --config.data.path=features
         phases from whole videos: TeCNO on features of their frames, a .npz a video
     … moco_imagenet, simclr_imagenet, swav_imagenet, dino_imagenet, dino_imagenet_vit: the four originals: linear probes of 67.5, 69.3 and 75.3 %
@@ -16,8 +18,8 @@
 
     A released file starts any of these, or a classifier: --config.init_from=swav_800ep_pretrain.pth.tar
 
-Different from the study: shares of labels are of frames, stratified where the source is in memory, not of videos; views are cut on the device from
-frames of 252 x 448 pixels, as the study resizes them. Different from the originals: crops come from pictures that the host has brought to 256 x 256.
+Different from the study: which videos are drawn, by our seeds instead of its lists; views are cut on the device from frames of 252 x 448 pixels,
+as the study resizes them. Different from the originals: crops come from pictures that the host has brought to 256 x 256.
 """
 
 from ml_collections import ConfigDict
@@ -43,7 +45,11 @@ STUDY = {
     },
 }  # fmt: skip
 LARC = {"name": "larc", "lr": 0.1, "lr_batch": 256, "momentum": 0.9, "trust": 1e-3, "weight_decay": 1e-6, "no_decay": (), "decay_1d": True}
-SHARES = {"phases_12": 0.125, "phases_25": 0.25, "phases": None}
+# Of a frame's name, and a share of the videos with its draw.
+VIDEO = r"video\d+"
+SHARES = {
+    **{f"phases_12_{draw}": (0.125, draw) for draw in range(3)}, **{f"phases_25_{draw}": (0.25, draw) for draw in range(3)}, "phases": (None, 0),
+}  # fmt: skip
 
 
 def study(method: str) -> ConfigDict:
@@ -61,7 +67,10 @@ def study(method: str) -> ConfigDict:
             "optim": {**LARC, "schedule": "cosine"},
             "stages": (
                 ("pretrain", pretrain),
-                *(recipes.finetuned(name=name, data__limit=share, **phases) for name, share in SHARES.items()),
+                *(
+                    recipes.finetuned(name=name, data__limit=share, data__limit_seed=draw, data__limit_by=VIDEO, **phases)
+                    for name, (share, draw) in SHARES.items()
+                ),
             ),
         }
     )

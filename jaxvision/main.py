@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from jaxvision.errors import ConfigError, UserError
+from jaxvision.host_memory import keep_freed_memory
 
 EPILOG = """modes:
   train    train by the config; the same command again goes on from the last checkpoint
@@ -201,6 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.topology is not None:  # what is compiled for is not this host's own chip, which stays free for others
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     choose_platform(os.environ)
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        keep_freed_memory()
     try:
         if args.mode not in MODES:
             from jaxvision.errors import nearest

@@ -4,8 +4,8 @@
     python -m jaxvision.papers --json     # prints the rows as JSON, and writes docs/papers.md as well
 
 A row names the modules, below jaxvision/, that a paper consists of; its config is configs/<slug>.py and its claim test
-tests/claims/test_<slug>.py. The status is never typed: `complete` when all of these exist, `partial` when some file that belongs to this paper
-alone does, `planned` otherwise.
+tests/claims/test_<slug>.py. The status is never typed: `complete` when all of these exist and no claim is pending, `partial` when some file that
+belongs to this paper alone does, `planned` otherwise.
 """
 
 import argparse
@@ -59,7 +59,7 @@ _TABLE = """
     HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions
 19 soft 2207.03341 models/soft.py
     Softmax-free Linear Transformers
-25 convfirst 2404.03617 models/convfirst.py kernels/conv_block/ train/waterline.py
+25 convfirst 2404.03617 models/convfirst.py kernels/conv_block/ kernels/mbconv/ train/waterline.py
     On the Efficiency of Convolutional Neural Networks
 28 tic 2310.04134 models/tic.py
     TiC: Exploring Vision Transformer in Convolution
@@ -157,7 +157,7 @@ _TABLE = """
     Large-Scale 3D Medical Image Pre-training with Geometric Context Priors
 54 sit 2104.03602 tasks/ssl/sit.py
     SiT: Self-supervised vIsion Transformer
-70 dcl 2110.06848 tasks/ssl/dcl.py
+70 dcl 2110.06848 tasks/ssl/dcl.py tasks/ssl/nnclr.py
     Decoupled Contrastive Learning
 73 spark_ct 2308.06534 tasks/ssl/moco.py tasks/ssl/swav.py tasks/ssl/byol.py tasks/ssl/spark.py
     Self-Supervised Pre-Training with Contrastive and Masked Autoencoder Methods for Dealing with Small Datasets in Deep Learning for
@@ -278,13 +278,17 @@ def _present(root: pathlib.Path, file: str) -> bool:
     return (root / file).is_dir() if file.endswith("/") else (root / file).is_file()
 
 
+PENDING = "tests/claims/pending"
+
+
 def rows(root: pathlib.Path) -> list[dict]:
-    """The papers as dicts: number, slug, title, arxiv, area, modules, configs, claims (those that exist below `root`), missing, status."""
+    """The papers as dicts: number, slug, title, arxiv, area, modules, configs, claims (those that exist below `root`), missing, pending, status."""
     used_by = collections.Counter(file for paper in PAPERS for file in paper.files)
     result = []
     for paper in PAPERS:
         there = [file for file in paper.files if _present(root, file)]
         own = [file for file in there if used_by[file] == 1 and file not in _OF_ALL]
+        pending = sorted(path.relative_to(root).as_posix() for path in (root / PENDING).glob(f"test_{paper.slug}*.py"))
         result.append(
             {
                 "number": paper.number,
@@ -296,7 +300,8 @@ def rows(root: pathlib.Path) -> list[dict]:
                 "configs": [file for file in there if file.startswith("configs/")],
                 "claims": [file for file in there if file.startswith("tests/")],
                 "missing": [file for file in paper.files if file not in there],
-                "status": "complete" if len(there) == len(paper.files) else "partial" if own else "planned",
+                "pending": pending,
+                "status": "complete" if len(there) == len(paper.files) and not pending else "partial" if own else "planned",
             }
         )
     return result
@@ -323,15 +328,16 @@ def markdown(table: list[dict]) -> str:
     lines = [
         "# The papers",
         "",
-        "Written by `python -m jaxvision.papers` from what exists; do not edit. `complete`: modules, config and claim test are there;",
-        "`partial`: some of what belongs to the paper alone is; `planned`: nothing of that yet.",
+        "Written by `python -m jaxvision.papers` from what exists; do not edit. `complete`: modules, config and claim test are there, and no claim",
+        "is pending (written, and not seen to hold); `partial`: some of what belongs to the paper alone is there; `planned`: nothing of that yet.",
         "",
         f"{len(table)} papers: {_counts(table)}.",
     ]
     for area in AREAS:
-        lines += ["", f"## {area[0].upper()}{area[1:]}", "", "| no | paper | status | config | modules | claim |", "|---|---|---|---|---|---|"]
+        head = ["| no | paper | status | config | modules | claim | pending |", "|---|---|---|---|---|---|---|"]
+        lines += ["", f"## {area[0].upper()}{area[1:]}", "", *head]
         for row in (row for row in table if row["area"] == area):
-            cells = [", ".join(map(link, row[kind])) for kind in ("configs", "modules", "claims")]
+            cells = [", ".join(map(link, row[kind])) for kind in ("configs", "modules", "claims", "pending")]
             paper = f"{row['title']} ([{row['arxiv']}](https://arxiv.org/abs/{row['arxiv']}))"
             lines.append(f"| {row['number']:02d} | {paper} | {row['status']} | {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
     return "\n".join(lines) + "\n"

@@ -26,6 +26,8 @@ def shortened(config, steps: int = 2):
     tree = plain(config) | {"epochs": None, "steps": steps, "eval_every": None, "writers": ("jsonl",), "compilation_cache": ""}
     cut = {"epochs": None, "steps": steps, "eval_every": None}
     tree["stages"] = tuple((name, {**changes, **cut}) for name, changes in tree["stages"])
+    if tree["data"].get("count"):  # of examples that are drawn
+        tree["data"] = {**tree["data"], "count": min(tree["data"]["count"], 256)}
     if tree["phases"]:  # a curriculum keeps its first and its last phase, a step each
         ends = (tree["phases"][0], tree["phases"][-1])
         first, last = ({key: value for key, value in phase.items() if key not in ("until", "schedule")} for phase in ends)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from jaxvision.train.config import complete
+from jaxvision.train.writers import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = {
@@ -70,3 +71,15 @@ def command(*words: str, devices: int = 1) -> dict:
 
 def run(*words: str, devices: int = 1, timeout: float = 120) -> subprocess.CompletedProcess:
     return subprocess.run(**command(*words, devices=devices), capture_output=True, text=True, timeout=timeout)
+
+
+def trained(spec: str, workdir: pathlib.Path, *words: str) -> dict[str, float]:
+    """The last line of metrics of a whole training of configs/<spec>, in an interpreter of its own and compiled as a user's is, not cheaply.
+
+    Compiled programs are kept beside the workdir, where a second training finds them.
+    """
+    environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
+    words = (f"--config={ROOT}/configs/{spec}", f"--workdir={workdir}", f"--config.compilation_cache={workdir.parent}/cache", *words)
+    done = subprocess.run([sys.executable, "-m", "jaxvision.main", *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return read_metrics(workdir)[-1]

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -91,19 +92,49 @@ def test_changed_tests_come_first_then_the_oldest_pass():
 
 
 def test_a_test_is_started_only_while_its_mark_fits():
-    now = [0.0]
+    now, calls, passes = [0.0], [], []
     tests = [LongTest("a", 300), LongTest("b", 300), LongTest("c", 100), LongTest("d", 60)]
 
-    def run(test):
+    def run(group):
+        (test,) = group
+        calls.append(test.id)
         now[0] += {"a": 200, "b": 250, "c": 70, "d": 1}[test.id]
-        return test.id != "c"
+        return {test: 7.0} if test.id != "c" else {}
 
-    passed, failed, left_out = ledger.run_in_time(tests, 400, run, clock=lambda: now[0])
+    passed, failed, left_out = ledger.run_in_time(tests, 400, run, clock=lambda: now[0], done=lambda passed: passes.append(len(passed)))
     assert ({test.id: seconds for test, seconds in passed.items()}, [t.id for t in failed], [t.id for t in left_out]) == (
-        {"a": 200, "d": 1},
+        {"a": 7.0, "d": 7.0},
         ["c"],
         ["b"],
     )
+    assert calls == ["a", "c", "d"] and passes == [1, 1, 1, 2]
+
+
+def test_tests_of_a_file_share_a_process_as_far_as_all_of_them_fit():
+    now, calls = [0.0], []
+    tests = [LongTest("f::a", 100), LongTest("g::a", 50), LongTest("f::b", 100), LongTest("f::c", 100)]
+
+    def run(group):
+        calls.append([test.id for test in group])
+        now[0] += 20
+        return dict.fromkeys(group, 1.0)
+
+    passed, failed, left_out = ledger.run_in_time(tests, 240 + ledger.MARGIN, run, clock=lambda: now[0])
+    assert calls == [["f::a", "f::b"], ["f::c"], ["g::a"]] and len(passed) == 4 and not failed and not left_out
+
+
+def test_claims_run_alone_and_two_files_of_compilations_at_once():
+    both, seen = threading.Barrier(2), []
+
+    def run(group):
+        seen.append(group[0].id)
+        if not group[0].claim:
+            both.wait(5)  # breaks unless the other file runs now
+        return dict.fromkeys(group, 1.0)
+
+    tests = [LongTest("c::x", 9, False), LongTest("a::x", 9), LongTest("d::x", 9, False), LongTest("b::x", 9)]
+    passed, failed, _ = ledger.run_in_time(tests, 100, run, clock=lambda: 0)
+    assert len(passed) == 4 and not failed and set(seen[:2]) == {"c::x", "d::x"} and seen[2:] == ["a::x", "b::x"]
 
 
 def test_a_missing_or_long_timeout_mark_is_named():
@@ -142,7 +173,7 @@ def test_quick():
 """
 
 
-def test_long_tests_run_each_alone_and_what_does_not_fit_is_left_out(tmp_path, capfd, monkeypatch):
+def test_long_tests_run_and_what_does_not_fit_is_left_out(tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)  # meant for this suite, not for the one inside
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_long.py").write_text(LONG)

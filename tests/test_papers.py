@@ -56,6 +56,9 @@ def test_status_follows_the_files(tmp_path):
         ["tests/claims/test_convit.py"],
     )
     assert [row["slug"] for row in papers.rows(tmp_path) if row["status"] != "planned"] == ["convit"]
+    make(tmp_path, "tests/claims/pending/test_convit_widths.py")
+    row = by_slug(tmp_path)["convit"]
+    assert (row["status"], row["pending"]) == ("partial", ["tests/claims/pending/test_convit_widths.py"])
 
 
 def test_a_file_shared_with_others_does_not_start_a_paper(tmp_path):

@@ -144,7 +144,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(uninterrupted, tm
         known = command(*words, "--config.steps=40")
         done = subprocess.run([*limit, *known.pop("args")], **known, capture_output=True, text=True, timeout=120)
         assert done.returncode == 2, done.stdout + done.stderr
-        assert done.stderr.splitlines()[-1].startswith("error: ") and "could not be written" in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: ") and "could not be written" in done.stderr, done.stderr
         if mounted:
             kept = sorted(int(name) for name in os.listdir(disk / "run" / "checkpoints") if name.isdecimal())
             assert kept and not [name for name in os.listdir(disk / "run" / "checkpoints") if ".tmp-" in name]

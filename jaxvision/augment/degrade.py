@@ -23,7 +23,8 @@ from jaxvision.augment.jpeg import jpeg
 from jaxvision.augment.real_world import real_world
 from jaxvision.augment.rows import row_keys
 from jaxvision.errors import ConfigError, nearest
-from jaxvision.nn.resize import average_pool, resize
+from jaxvision.kernels.block_resize import average_pool
+from jaxvision.nn.resize import resize
 
 
 def quantize(image: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -44,7 +44,7 @@ def _video_frames(path: pathlib.Path, channels: int) -> Iterator[UInt8[np.ndarra
                 pixels = frame.to_ndarray(format="gray" if channels == 1 else "rgb24")
                 yield pixels[..., None] if channels == 1 else pixels
     except av.FFmpegError as error:
-        raise OSError(str(error)) from error
+        raise OSError(error.strerror or str(error)) from error
 
 
 def is_clip(path: pathlib.Path) -> bool:

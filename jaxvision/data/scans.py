@@ -6,9 +6,10 @@ own order. What a file is (its affine, its order of axes, its grid) is kept besi
 nibabel and pydicom read the files: pip install 'jaxvision[medical]'.
 """
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ class Scan:
     shape: tuple[int, int, int]
 
 
-def _package(name: str) -> Any:
+def package(name: str) -> Any:
+    """A module of a package that only medical volumes need. Raises ConfigError, which says how to install it."""
     import importlib
 
     try:
@@ -47,6 +49,17 @@ def _package(name: str) -> Any:
     except ImportError:
         top = name.split(".")[0]
         raise ConfigError(f"reading medical volumes needs the package {top}: pip install 'jaxvision[medical]'") from None
+
+
+@contextlib.contextmanager
+def dicom(path: pathlib.Path, kind: str) -> Iterator[Any]:
+    """pydicom, for reading `kind` from `path`: whatever damaged data make it or the code around it raise becomes one line. Raises Unreadable."""
+    pydicom = package("pydicom")
+    try:
+        yield pydicom
+    # Attributes that a data set lacks, empty sequences, lengths that disagree, codecs that are missing.
+    except (OSError, ValueError, AttributeError, LookupError, RuntimeError, pydicom.errors.InvalidDicomError) as error:
+        raise Unreadable(f"{path} cannot be read as a DICOM {kind}: {' '.join(str(error).split())}") from error
 
 
 def is_nifti(path: pathlib.Path) -> bool:
@@ -75,7 +88,7 @@ def read_scan(paths: pathlib.Path | Sequence[pathlib.Path]) -> Scan:
         if data.shape[:3] != read[0][0].shape[:3] or not np.allclose(affine, read[0][1], atol=1e-3):
             raise Unreadable(f"{path} lies on another grid than {paths[0]}: channels of one scan share theirs")
     data, affine = np.concatenate([data for data, _ in read], axis=-1), read[0][1]
-    orientations = _package("nibabel.orientations")
+    orientations = package("nibabel.orientations")
     turned = orientations.apply_orientation(data, _orientation(affine, paths[0]))
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     axes = _orientation(affine, paths[0])[:, 0].astype(int)
@@ -93,12 +106,11 @@ def read_mask(path: pathlib.Path, scan: Scan) -> Integer[np.ndarray, "d h w"]:
     mask = np.round(data[..., 0])
     if mask.min() < 0 or mask.max() > 65535 or np.abs(mask - data[..., 0]).max() > 1e-3:
         raise Unreadable(f"{path} is no mask: its voxels are not all whole numbers from 0")
-    turned = _package("nibabel.orientations").apply_orientation(mask, _orientation(affine, path))
-    return np.ascontiguousarray(turned.transpose(2, 1, 0)).astype(np.uint8 if mask.max() < 256 else np.uint16)
+    return from_file(mask.astype(np.uint8 if mask.max() < 256 else np.uint16), scan)
 
 
 def _orientation(affine: np.ndarray, path: Any) -> np.ndarray:
-    found = _package("nibabel.orientations").io_orientation(affine)
+    found = package("nibabel.orientations").io_orientation(affine)
     if np.isnan(found).any():
         raise Unreadable(f"{path}: its affine gives one of the axes no direction")
     return found
@@ -108,7 +120,7 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     """(voxels (i, j, k, C) float32, affine)."""
     if path.is_dir():
         return _read_series(path)
-    nibabel = _package("nibabel")
+    nibabel = package("nibabel")
     try:
         image = nibabel.load(path)
         data = np.asarray(image.dataobj, np.float32)
@@ -120,10 +132,9 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_series(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    pydicom = _package("pydicom")
     files = [entry for entry in sorted(folder.iterdir()) if entry.is_file() and not entry.name.startswith(".")]
-    try:
-        slices = [pydicom.dcmread(file) for file in files if file.suffix.lower() == ".dcm" or _package("pydicom.misc").is_dicom(file)]
+    with dicom(folder, "series") as pydicom:
+        slices = [pydicom.dcmread(file) for file in files if file.suffix.lower() == ".dcm" or package("pydicom.misc").is_dicom(file)]
         slices = [each for each in slices if "PixelData" in each and "ImagePositionPatient" in each]
         if not slices:
             raise ValueError("no slices with pixels and a position")
@@ -136,8 +147,6 @@ def _read_series(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         pixels = np.stack([each.pixel_array * float(each.get("RescaleSlope", 1)) + float(each.get("RescaleIntercept", 0)) for each in slices])
         down, across = map(float, slices[0].PixelSpacing)
         thick = float(slices[0].get("SliceThickness", None) or 1.0)
-    except (OSError, ValueError, AttributeError, KeyError, RuntimeError, NotImplementedError, pydicom.errors.InvalidDicomError) as error:
-        raise Unreadable(f"{folder} cannot be read as a DICOM series: {' '.join(str(error).split())}") from error
     if pixels.ndim != 3:
         raise Unreadable(f"{folder}: slices of a DICOM series are single grey pictures, these are {pixels.shape[1:]}")
     step = normal * thick if len(slices) == 1 else (places[-1] - places[0]) / (len(slices) - 1)
@@ -188,9 +197,15 @@ def prepare(volume: Float32[np.ndarray, "d h w c"], spacing: Sequence[float], wa
     return np.ascontiguousarray(made, np.float32)
 
 
+def from_file(array: Integer[np.ndarray, "i j k"], scan: Scan) -> Integer[np.ndarray, "d h w"]:
+    """An array on the grid of a scan's file as the scan's volume lies."""
+    turned = package("nibabel.orientations").apply_orientation(array, _orientation(scan.affine, "the scan"))
+    return np.ascontiguousarray(turned.transpose(2, 1, 0))
+
+
 def as_file(mask: Integer[np.ndarray, "d h w"], scan: Scan) -> Integer[np.ndarray, "i j k"]:
     """A mask of a prepared volume on the grid and in the order of axes of the scan's file."""
-    orientations = _package("nibabel.orientations")
+    orientations = package("nibabel.orientations")
     whole = resample(mask, scan.volume.shape[:3], 0).transpose(2, 1, 0)
     back = orientations.ornt_transform(_RAS, _orientation(scan.affine, "the scan"))
     return np.ascontiguousarray(orientations.apply_orientation(whole, back))
@@ -198,7 +213,7 @@ def as_file(mask: Integer[np.ndarray, "d h w"], scan: Scan) -> Integer[np.ndarra
 
 def write_nifti(path: pathlib.Path, array: np.ndarray, affine: Float[np.ndarray, "4 4"]) -> None:
     """A NIfTI file, whole or not at all. Raises DataError for another ending than .nii or .nii.gz."""
-    nibabel = _package("nibabel")
+    nibabel = package("nibabel")
     if not is_nifti(path):
         raise DataError(f"{path} does not end in .nii or .nii.gz")
     path.parent.mkdir(parents=True, exist_ok=True)

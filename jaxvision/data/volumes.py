@@ -1,129 +1,32 @@
-"""Folders of medical volumes with masks, in the layouts in which the public data sets come, prepared once and read patch by patch.
+"""Medical volumes with masks, prepared once and read patch by patch; data/cases.py says which files they are.
 
-    imagesTr/ labelsTr/ dataset.json            nnU-Net (case_0000.nii.gz, case_0001.nii.gz: channels) and Medical Segmentation Decathlon
-    images/ labels/  or  img/ label/            the same case under the same name or number (img0001, label0001: Synapse)
-    patient001/patient001_frame01.nii.gz        beside patient001_frame01_gt.nii.gz (ACDC)
-    any of these in train/ and test/            (or training/ and testing/); else cases are split by seed, a patient's all on one side
-    volumes or folders of DICOM slices          without masks
+A folder may hold its cases in train/ and test/ (or training/ and testing/); else cases are split by seed, a patient's all on one side.
 
 A prepared case (turned, resampled, normalized) is kept under `data.cache`, by the names, sizes and times of its files and the settings, as plain
 arrays that are mapped into memory, so that a patch costs the pages that it touches.
 """
 
 import hashlib
-import json
 import os
 import pathlib
 import re
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxvision.data import order
+from jaxvision.data.cases import Case, class_names, find_cases, unlabelled
 from jaxvision.data.patches import places_of
-from jaxvision.data.scans import Scan, is_nifti, is_series, prepare, read_mask, read_scan, resample, resampled_size
+from jaxvision.data.scans import Scan, prepare, read_scan, resample, resampled_size
+from jaxvision.data.segmentations import read_labels
 from jaxvision.data.source import Unreadable
 from jaxvision.errors import ConfigError, DataError, nearest
 
-_PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"), ("img", "label"), ("image", "mask"), ("volumes", "masks"))
 _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "validation")
 _FORMAT = 1  # of kept cases
-
-
-class Case(NamedTuple):
-    """One scan: its files (a channel each), its mask's file or None, and whose it is: cases of one patient stay on one side of a split."""
-
-    name: str
-    images: tuple[pathlib.Path, ...]
-    mask: pathlib.Path | None
-    patient: str
-
-
-def stem(path: pathlib.Path) -> str:
-    """The name without .nii, .nii.gz."""
-    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-
-
-def _scans(folder: pathlib.Path) -> list[pathlib.Path]:
-    return [path for path in sorted(folder.iterdir()) if is_nifti(path) or is_series(path)]
-
-
-def _digits(name: str) -> str:
-    return re.sub(r"^[A-Za-z_-]+", "", name)
-
-
-def find_cases(folder: pathlib.Path) -> list[Case]:
-    """The cases of one folder, see above. Raises DataError: none, or masks without a scan."""
-    for images, labels in _PAIRS:
-        if (folder / images).is_dir() and (folder / labels).is_dir():
-            return _paired(_scans(folder / images), _scans(folder / labels), folder / labels)
-    truths = sorted(path for path in folder.rglob("*_gt.nii*") if is_nifti(path))
-    if truths:
-        scans = [path.with_name(path.name.replace("_gt.nii", ".nii")) for path in truths]
-        return [Case(stem(scan), (scan,), truth, truth.parent.name) for scan, truth in zip(scans, truths)]
-    found = unlabelled(folder)
-    if not found:
-        known = ", ".join(f"{images}/ with {labels}/" for images, labels in _PAIRS)
-        raise DataError(f"{folder} holds no volumes; expected {known}, *_gt.nii.gz beside their scans, or NIfTI files and folders of DICOM slices")
-    return found
-
-
-def unlabelled(folder: pathlib.Path) -> list[Case]:
-    """Every NIfTI file and DICOM series below a folder, or the one that it is."""
-    if is_series(folder) or (folder.is_file() and is_nifti(folder)):
-        return [Case(stem(folder), (folder,), None, stem(folder))]
-    if not folder.is_dir():
-        return []
-    found = []
-    for path in sorted(folder.iterdir()):
-        found += unlabelled(path) if path.is_dir() or is_nifti(path) else []
-    return found
-
-
-def _paired(scans: list[pathlib.Path], masks: list[pathlib.Path], folder: pathlib.Path) -> list[Case]:
-    by_name: dict[str, list[pathlib.Path]] = {}
-    for scan in scans:
-        by_name.setdefault(stem(scan), []).append(scan)
-    channels: dict[str, list[pathlib.Path]] = {}
-    for scan in scans:
-        if match := re.fullmatch(r"(.+)_(\d{4})", stem(scan)):
-            channels.setdefault(match[1], []).append(scan)
-    by_digits = {_digits(name): files for name, files in by_name.items() if _digits(name)}
-    cases = []
-    for mask in masks:
-        name = stem(mask)
-        images = by_name.get(name) or channels.get(name) or by_digits.get(_digits(name))
-        if images is None:
-            raise DataError(f"{mask} has no scan: none is called {name}, {name}_0000 or has its number")
-        cases.append(Case(name, tuple(images), mask, name))
-    if not cases:
-        raise DataError(f"{folder} holds no masks")
-    return cases
-
-
-def class_names(root: pathlib.Path, cases: Sequence[Case]) -> tuple[str, ...]:
-    """Names of the classes 1, 2, …, without background: those of dataset.json, else the numbers up to the largest in the masks.
-
-    Raises DataError for a dataset.json whose labels are not 0, 1, 2, ….
-    """
-    described = root / "dataset.json"
-    if described.is_file():
-        try:
-            labels = json.loads(described.read_text())["labels"]
-            # nnU-Net's second version has {name: number}, its first and the Decathlon {number: name}.
-            numbered = {int(k): v for k, v in labels.items()} if all(str(k).isdecimal() for k in labels) else {int(v): k for k, v in labels.items()}
-            names = tuple(str(numbered[number]) for number in range(1, len(numbered)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{described}: 'labels' must number the classes 0, 1, 2, …, 0 being background ({error})") from error
-        return names
-    masks = [case.mask for case in cases if case.mask is not None]
-    if not masks:
-        return ()
-    largest = max(int(read_mask(mask, read_scan(case.images)).max()) for case, mask in ((case, case.mask) for case in cases) if mask is not None)
-    return tuple(map(str, range(1, largest + 1)))
 
 
 class VolumeSource:
@@ -182,7 +85,7 @@ class VolumeSource:
         spacing = [old * n / new for old, n, new in zip(scan.spacing, scan.volume.shape, volume.shape)]
         record: dict[str, Any] = {"volume": volume, "spacing": np.array(spacing, np.float32)}
         if case.mask is not None:
-            mask = read_mask(case.mask, scan)
+            mask = read_labels(case.mask, scan, self.classes)
             if mask.max(initial=0) > len(self.classes):
                 raise Unreadable(f"{case.mask} has class {mask.max()}, but there are {len(self.classes)}: {', '.join(self.classes)}")
             record["mask"] = resample(mask, resampled_size(mask.shape, scan.spacing, self.spacing), 0)
@@ -192,7 +95,7 @@ class VolumeSource:
     def _key(self, i: int) -> str:
         files = [file for path in (*self.cases[i].images, *filter(None, [self.cases[i].mask])) for file in _files(path)]
         stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
-        return hashlib.sha256(repr((_FORMAT, self.spacing, self.intensity, len(self.classes), stats)).encode()).hexdigest()[:24]
+        return hashlib.sha256(repr((_FORMAT, self.spacing, self.intensity, self.classes, stats)).encode()).hexdigest()[:24]
 
     def _keep(self, folder: pathlib.Path, record: Mapping[str, Any]) -> None:
         unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")

@@ -27,7 +27,7 @@ from jaxvision.nn.projector import Projected
 from jaxvision.trees import map_named, named_leaves
 
 # Image sides that published weights have; a file does not say its own.
-SIDES = (224, 384, 256, 448, 512, 240, 288, 336, 320, 192, 160, 128, 96, 64, 48, 32, 28, 16, 8)
+SIDES = (224, 384, 256, 448, 512, 240, 288, 336, 320, 196, 192, 160, 128, 96, 64, 48, 32, 28, 16, 8)
 COLLECTIONS = ("params", "batch_stats")
 # Arrays of a state dict that are counters or tables of indices, and not weights.
 BUFFERS = r".*(num_batches_tracked|relative_position_index|attn_mask)"

@@ -19,13 +19,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError, nearest
+from jaxvision.kernels.block_resize import repeat_pixels
 from jaxvision.models.registry import Variant
 from jaxvision.models.rules import Rule, from_torch, to_torch
 from jaxvision.models.shufflenet_v2 import ShuffleUnit
 from jaxvision.nn.deform import KINDS, RadiusConv, VariantConv
 from jaxvision.nn.pool import max_pool
 from jaxvision.nn.quantize import Layers, Quantization
-from jaxvision.nn.resize import repeat_pixels
 from jaxvision.nn.taps import tap
 
 PRIOR = -math.log(99)  # a centre's logit at the beginning: probability 0.01

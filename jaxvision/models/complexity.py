@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxvision.kernels.forms import VALUE
+
 # The ops of kernels/, whose kernels are (kh, kw, c / groups, d), and (c, d) of a dense layer.
 OPS = ("conv_forward", "depthwise_conv_forward", "grouped_conv_forward", "dense_forward")
 
@@ -64,6 +66,11 @@ def _count(jaxpr) -> tuple[int, int]:
             flops, activations = flops + size * depth, activations + size
         elif name == "reduce_window_max":
             activations += size
+        elif (op := getattr(equation.primitive, "op", None)) is not None and params["recipe"] == VALUE:
+            # An op of several forms (kernels/forms.py) costs what its plain form does.
+            form = functools.partial(op.forms["reference"], **dict(params["static"]))
+            more_flops, more_activations = _count(jax.make_jaxpr(form)(*(v.aval for v in equation.invars)).jaxpr)
+            flops, activations = flops + more_flops, activations + more_activations
         else:
             times = params["length"] if name == "scan" else 1
             for inner in jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr):

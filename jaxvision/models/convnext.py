@@ -17,11 +17,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError
-from jaxvision.models.registry import Variant
+from jaxvision.kernels.mlp import ahead, gelu, mlp
+from jaxvision.models.registry import CLIP_MEAN, CLIP_STD, Variant
 from jaxvision.models.rules import Rule
 from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
-from jaxvision.nn.mlp import gelu
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchProjection, whole_patches
 from jaxvision.nn.pointwise import Pointwise
@@ -53,7 +53,10 @@ class GlobalResponseNorm(nn.Module):
 
 
 class ConvNeXtMlp(nn.Module):
-    """The inverted bottleneck: `ratio` times as wide inside, GELU, with `grn` a global response norm before the second layer."""
+    """The inverted bottleneck: `ratio` times as wide inside, GELU, with `grn` a global response norm before the second layer.
+
+    `norm` (epsilon, scale, bias) and `gain` are a LayerNorm before it and factors after it that are to be computed with it, in one op.
+    """
 
     grn: bool = False
     as_conv: bool = False
@@ -62,13 +65,21 @@ class ConvNeXtMlp(nn.Module):
     ratio: float = 4.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[Array, "b h w c"], norm: tuple | None = None, gain: Float[Array, "c"] | None = None) -> Float[Array, "b h w c"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dim = x.shape[-1]
-        y = gelu(Pointwise(int(self.ratio * dim), self.as_conv, kernel_init=init, **dtypes, name="fc1")(x))
+        dim, hidden = x.shape[-1], int(self.ratio * x.shape[-1])
+        first, second = (Pointwise(n, self.as_conv, kernel_init=init, **dtypes, name=name) for n, name in ((hidden, "fc1"), (dim, "fc2")))
         if self.grn:
-            y = GlobalResponseNorm(**dtypes, name="grn")(y)
-        return Pointwise(dim, self.as_conv, kernel_init=init, **dtypes, name="fc2")(y)
+            return second(GlobalResponseNorm(**dtypes, name="grn")(gelu(first(x))))
+        w1, b1 = first.weights(dim)
+        w2, b2 = second.weights(w1.shape[-1])  # less than `hidden` where the network was cut
+        epsilon = None
+        if norm is not None:
+            epsilon, scale, bias = norm
+            w1, b1 = scale[:, None] * w1, b1 + jnp.dot(bias, w1, precision="highest")
+        if gain is not None:
+            w2, b2 = w2 * gain, b2 * gain
+        return mlp(x.astype(self.dtype), w1, b1, w2, b2, epsilon=epsilon)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -87,10 +98,13 @@ class ConvNeXtBlock(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dim = x.shape[-1]
         y = Conv(dim, 7, groups=dim, kernel_init=init, **dtypes, name="conv_dw")(x)
-        y = LayerNorm(self.epsilon, **dtypes, name="norm")(y)
-        y = ConvNeXtMlp(self.grn, self.conv_mlp, **dtypes, name="mlp")(y)
-        if self.layer_scale is not None:
-            y = LayerScale(self.layer_scale, **dtypes, name="layer_scale")(y)
+        norm, mlp = LayerNorm(self.epsilon, **dtypes, name="norm"), ConvNeXtMlp(self.grn, self.conv_mlp, **dtypes, name="mlp")
+        scale = None if self.layer_scale is None else LayerScale(self.layer_scale, **dtypes, name="layer_scale")
+        if ahead(y) and not self.grn:
+            y = mlp(y, (self.epsilon, *norm.affine(dim)), None if scale is None else scale.factors(dim))
+        else:
+            y = mlp(norm(y))
+            y = y if scale is None else scale(y)
         out = residual(x, DropPath(self.drop_path)(y, train=train))
         tap(self, "out", lambda: out)
         return out
@@ -246,7 +260,7 @@ CHECKPOINT = {
 }
 
 _DEPTHS = {"tiny": (3, 3, 9, 3), "nano": (2, 2, 8, 2), "mini": (2, 2, 6, 2), "big": (3, 3, 27, 3), "huge": (3, 4, 30, 3)}
-CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+CLIP = {"mean": CLIP_MEAN, "std": CLIP_STD}
 
 
 def _v1(depths: str, dim: int, parameters: int, settings: dict | None = None, **constants) -> Variant:

@@ -2,11 +2,12 @@
 whose groups are dense: each of five Swin layers sees the group's input and what all layers before it made, so that features stay strong to the end.
 
 Where we differ: pictures of any size are mirrored at their far edges to whole windows inside the network and the result is cut, as the published
-evaluation does outside of it (a window is never made smaller than `window`); BasicSR's unused options are left out. The published names of a
-checkpoint load; its averaged weights, `params_ema`, are taken first.
+evaluation does outside of it (a window is never made smaller than `window`); BasicSR's unused options are left out; `start="bilinear"` is ours, for
+trainings of minutes. The published names of a checkpoint load; its averaged weights, `params_ema`, are taken first.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxvision.errors import ModelError
+from jaxvision.errors import ModelError, nearest
 from jaxvision.models.registry import Variant
 from jaxvision.models.rules import Rule
 from jaxvision.models.swin import EPSILON, SwinBlock
@@ -90,6 +91,8 @@ class DRCT(nn.Module):
       heads, window, mlp_ratio: of the first Swin layers; `layer_heads` says those of the others.
       features: channels of the convolutions that enlarge.
       drop_path: rate at the end of the trunk, one rate a group; those before rise linearly from 0.
+      start: "published" draws every kernel. "bilinear": the first features of the convolutions outside the groups carry the picture, so that the
+        untrained network enlarges it by bilinear interpolation. Drawn kernels alone take hours to learn that colours stay what they are.
       remat: recompute each group in the backward pass instead of keeping its activations.
 
     Taps `trunk` (B, H, W, dim), float32, once after each group, before the picture is cut to its size.
@@ -107,6 +110,7 @@ class DRCT(nn.Module):
     mlp_ratio: float = 2.0
     features: int = 64
     drop_path: float = 0.1
+    start: str = "published"
     remat: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -117,29 +121,66 @@ class DRCT(nn.Module):
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b p q c"]:
         if image.shape[-1] != self.channels:
             raise ModelError(f"model.channels is {self.channels}, the image has {image.shape[-1]}")
+        if self.start not in STARTS:
+            raise ModelError(f"model.start {self.start!r} is unknown; {nearest(self.start, STARTS)}")
+        if self.start == "bilinear" and self.channels > min(self.dim, self.features):
+            raise ModelError(f"model.start='bilinear': dim {self.dim} and features {self.features} have to be at least the picture's {self.channels}")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         mean = np.asarray(RGB_MEAN if self.channels == 3 else (0.0,) * self.channels, np.float32)
         height, width = image.shape[1:3]
         below, right = (-side % self.window for side in (height, width))
         whole = jnp.pad(image - mean, ((0, 0), (0, below), (0, right), (0, 0)), mode="reflect")
 
-        first = self._conv(self.dim, "conv_first", whole)
+        first = self._conv(self.dim, "conv_first", whole, 1)
         x = LayerNorm(EPSILON, **dtypes, name="patch_embed_norm")(first)
         group = nn.remat(self.GROUP, static_argnums=(2,)) if self.remat else self.GROUP
         group = functools.partial(group, self.heads, self.window, self.growth, self.mlp_ratio, **dtypes)
         for number, rate in enumerate(drop_path_rates(self.drop_path, COUNTED * self.groups)[::COUNTED]):
             x = group(rate, name=f"layers_{number}")(x, train)
             tap(self, "trunk", lambda x=x: x.astype(jnp.float32))
-        x = self._conv(self.dim, "conv_after_body", LayerNorm(EPSILON, **dtypes, name="norm")(x)) + first
-        x = nn.leaky_relu(self._conv(self.features, "conv_before_upsample_0", x), 0.01)
+        x = self._conv(self.dim, "conv_after_body", LayerNorm(EPSILON, **dtypes, name="norm")(x), 0) + first
+        # Pixels less their mean are above -1: with 1 added, the activation lets them pass.
+        x = nn.leaky_relu(self._conv(self.features, "conv_before_upsample_0", x, 1, shift=1.0), 0.01)
         for number, factor in enumerate(_factors(self.scale)):
-            x = pixel_shuffle(self._conv(factor**2 * self.features, f"upsample_{2 * number}", x), factor)
-        x = self._conv(self.channels, "conv_last", x).astype(jnp.float32) + mean
+            x = self._conv(factor**2 * self.features, f"upsample_{2 * number}", x, factor, shift=0.0 if number else -1.0)
+            x = pixel_shuffle(x, factor)
+        x = self._conv(self.channels, "conv_last", x, 1).astype(jnp.float32) + mean
         return x[:, : height * self.scale, : width * self.scale]
 
-    def _conv(self, features: int, name: str, x: Array) -> Array:
-        inits = {"kernel_init": torch_kernel, "bias_init": torch_bias(9 * x.shape[-1])}
+    def _conv(self, features: int, name: str, x: Array, factor: int, shift: float = 0.0) -> Array:
+        """A 3x3 convolution. With start="bilinear" its first features begin as the picture that the first of x are, enlarged `factor` times (0: as
+        nothing), plus `shift`."""
+        kernel_init, bias_init = torch_kernel, torch_bias(9 * x.shape[-1])
+        if self.start == "bilinear":
+            kernel_init, bias_init = carrying(kernel_init, self.channels, factor), starting_at(bias_init, self.channels * max(factor, 1) ** 2, shift)
+        inits = {"kernel_init": kernel_init, "bias_init": bias_init}
         return Conv(features, 3, **inits, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(x)
+
+
+STARTS = ("published", "bilinear")
+
+
+def carrying(init: Callable, channels: int, factor: int) -> Callable:
+    """An initializer of 3x3 kernels whose first outputs begin as the first `channels` inputs, enlarged `factor` times by bilinear interpolation, the
+    pixels of each block in the order of `pixel_shuffle`; with factor 0 they begin as zeros. The other outputs are `init`'s."""
+
+    def start(key, shape, dtype=jnp.float32):
+        kernel = np.zeros((3, 3, shape[2], channels * max(factor, 1) ** 2), np.float32)
+        if factor:
+            # Where the pixels of a block lie beside the centre of the small one, and by how much each of its three neighbours counts there.
+            at = (np.arange(factor) + 0.5) / factor - 0.5
+            weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(-1, 2)))
+            block = np.einsum("iy,jx->yxij", weights, weights).reshape(3, 3, -1)
+            for c in range(channels):
+                kernel[:, :, c, c * factor**2 : (c + 1) * factor**2] = block
+        return jnp.concatenate([jnp.asarray(kernel, dtype), init(key, shape, dtype)[..., kernel.shape[-1] :]], -1)
+
+    return start
+
+
+def starting_at(init: Callable, count: int, value: float) -> Callable:
+    """An initializer of biases whose first `count` begin as `value`; the others are `init`'s."""
+    return lambda key, shape, dtype=jnp.float32: init(key, shape, dtype).at[:count].set(value)
 
 
 def _factors(scale: int) -> tuple[int, ...]:

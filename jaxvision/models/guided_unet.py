@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from jaxvision.errors import CheckpointError, ModelError
 from jaxvision.kernels.attention import attention
+from jaxvision.kernels.block_resize import average_pool, repeat_pixels
 from jaxvision.models import rules
 from jaxvision.models.registry import INCEPTION_MEAN, INCEPTION_STD, Variant, shapes_of
 from jaxvision.models.rules import Rule
@@ -25,7 +26,6 @@ from jaxvision.nn.conv import Conv
 from jaxvision.nn.group_norm import GroupNorm
 from jaxvision.nn.pointwise import Pointwise
 from jaxvision.nn.residual import residual
-from jaxvision.nn.resize import average_pool, repeat_pixels
 from jaxvision.trees import named_leaves
 
 # torch's default for convolutions and dense layers: uniform in +-1 / sqrt(fan in).

@@ -6,16 +6,20 @@ learned filter of all frequencies.
 
 Where we differ: the frequency filters have the size that `image_size` gives them; on another size of input they are resized in the call, as in the
 public code. Normalized maps a stage, which detectors add, are theirs to make.
+
+A file of ImageNet-22k has a head of 10,459 classes. A model with as many takes all of it, one with 1000 the rows of ImageNet-1k.
 """
 
 import functools
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError
+from jaxvision.models import imagenet22k
 from jaxvision.models.registry import Variant
 from jaxvision.models.rules import Rule
 from jaxvision.nn.classifier import Classifier, global_mean
@@ -202,6 +206,15 @@ class HorNet(StagedClassifier):
 def _resize_filters(stage: int, value, old: HorNet, new: HorNet):
     del old
     return resize_filter(value, new.map_size(stage))
+
+
+def adapt_checkpoint(arrays: dict[str, np.ndarray], layout: str, model: HorNet) -> dict[str, np.ndarray]:
+    """For a model of 1000 classes, of a head of ImageNet-22k the rows of ImageNet-1k."""
+    del layout
+    if model.num_classes != len(imagenet22k.ROWS):
+        return arrays
+    is_large = lambda name, array: name in ("head.weight", "head.bias") and len(array) == imagenet22k.CLASSES
+    return {name: array[np.array(imagenet22k.ROWS)] if is_large(name, array) else array for name, array in arrays.items()}
 
 
 SIZE_DEPENDENT = tuple((rf"stages_{stage}/.*/complex_weight", functools.partial(_resize_filters, stage)) for stage in range(4))

@@ -1,5 +1,5 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929), with the pooled form of Beyer et al. 2022 (arXiv 2205.01580), DeiT with its
-distillation token (Touvron et al. 2021, arXiv 2012.12877) and DeiT III (arXiv 2204.07118).
+distillation token (Touvron et al. 2021, arXiv 2012.12877), DeiT III (arXiv 2204.07118), and EVA's large size (Fang et al. 2023, arXiv 2211.07636).
 
 Patches become tokens, and pre-norm transformer blocks let every token look at every other one; a class token or the mean of the tokens is classified.
 
@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError, nearest
-from jaxvision.models.registry import IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD, Variant
+from jaxvision.models.registry import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD, Variant
 from jaxvision.models.vit_checkpoint import CHECKPOINT, SIZE_DEPENDENT, adapt_checkpoint
 from jaxvision.nn.attention import Attention
 from jaxvision.nn.blocks import make_blocks, quarters, run_blocks
@@ -258,15 +258,17 @@ _SIZES = {
     "gigantic": {"dim": 1664, "depth": 48, "heads": 16, "mlp_ratio": 64 / 13},
 }
 _GAP = {"class_token": False, "pool": "avg"}
+_EVA = {"pool": "avg", "norm_after_pool": True}
+_CLIP = {"mean": CLIP_MEAN, "std": CLIP_STD}
 _DEIT = {"initializer": "deit"}
 _DEIT3 = {"initializer": "deit", "class_position": False, "layer_scale": 1e-6}
 
 
-def _variant(size, patch, side, parameters, settings=(), imagenet=False, crop=None):
+def _variant(size, patch, side, parameters, settings=(), imagenet=False, crop=None, **constants):
+    constants = {"mean": IMAGENET_MEAN if imagenet else INCEPTION_MEAN, "std": IMAGENET_STD if imagenet else INCEPTION_STD, **constants}
     return Variant(
         VisionTransformer, {**_SIZES[size], "patch": patch, **dict(settings)}, (side, side), parameters=parameters,
-        mean=IMAGENET_MEAN if imagenet else INCEPTION_MEAN, std=IMAGENET_STD if imagenet else INCEPTION_STD,
-        crop=crop or (0.9 if side == 224 else 1.0),
+        crop=crop or (0.9 if side == 224 else 1.0), **constants,
     )  # fmt: skip
 
 
@@ -314,5 +316,7 @@ VARIANTS = {
     "deit3_base_patch16_384": _variant("base", 16, 384, 86_877_160, _DEIT3, imagenet=True),
     "deit3_large_patch16_224": _variant("large", 16, 224, 304_374_760, _DEIT3, imagenet=True),
     "deit3_large_patch16_384": _variant("large", 16, 384, 304_763_880, _DEIT3, imagenet=True),
+    "eva_large_patch14_196": _variant("large", 14, 196, 304_142_312, _EVA, **_CLIP),
+    "eva_large_patch14_336": _variant("large", 14, 336, 304_531_432, _EVA, **_CLIP),
     "deit3_huge_patch14_224": _variant("huge", 14, 224, 632_126_440, _DEIT3, imagenet=True),
 }

@@ -12,8 +12,8 @@ from jaxvision.kernels.conv import conv
 from jaxvision.kernels.depthwise_conv import depthwise_conv
 from jaxvision.kernels.grouped_conv import grouped_conv
 from jaxvision.kernels.im2win_conv import im2win_conv
+from jaxvision.kernels.wide import add_bias
 from jaxvision.nn.resizing import resizable
-from jaxvision.nn.wide import add_bias
 
 
 class Conv(nn.Module):

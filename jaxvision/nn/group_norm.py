@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError
-from jaxvision.nn.norm import standardize
+from jaxvision.kernels.normalize import standardize
 
 
 class GroupNorm(nn.Module):

@@ -1,7 +1,5 @@
 """Normalization. Statistics and arithmetic are float32 whatever the dtype; the result is cast to `dtype`."""
 
-import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,38 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ConfigError
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def normalize(
-    x: Float[Array, "..."], gain: Float[Array, "..."], shift: Float[Array, "..."], axes: Sequence[int], epsilon: float
-) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
-    """(x - mean) / sqrt(variance + epsilon) * gain + shift, the mean, and the biased variance, both over `axes`, which they keep with length 1.
-
-    `gain` and `shift` have the statistics' number of axes, and broadcast with them. The forward derivative is written so that its transpose
-    is the closed form with two sums, of the gradient and of its product with x - mean; what JAX derives by itself takes four.
-    """
-    mean = x.mean(axes, keepdims=True)
-    centred = x - mean
-    variance = jnp.square(centred).mean(axes, keepdims=True)
-    return centred * (jax.lax.rsqrt(variance + epsilon) * gain) + shift, mean, variance
-
-
-@normalize.defjvp
-def _normalize_jvp(axes, epsilon, primals, tangents):
-    (x, gain, shift), (dx, dgain, dshift) = primals, tangents
-    y, mean, variance = normalize(x, gain, shift, axes, epsilon)
-    count, centred, scale = x.size // mean.size, x - mean, jax.lax.rsqrt(variance + epsilon)
-    dmean, half = dx.sum(axes, keepdims=True) / count, (centred * dx).sum(axes, keepdims=True) / count
-    slope = scale * gain
-    dy = slope * dx + centred * (scale * dgain - slope * jnp.square(scale) * half) + (dshift - slope * dmean)
-    return (y, mean, variance), (dy, dmean, 2 * half)
-
-
-def standardize(x: Float[Array, "..."], axes: Sequence[int], epsilon: float) -> Float[Array, "..."]:
-    """(x - mean) / sqrt(variance + epsilon) over `axes`, in float32."""
-    one = jnp.ones((1,) * x.ndim)
-    return normalize(x.astype(jnp.float32), one, jnp.zeros_like(one), tuple(axes), epsilon)[0]
+from jaxvision.kernels.normalize import normalize, standardize
 
 
 class LayerNorm(nn.Module):
@@ -53,15 +20,18 @@ class LayerNorm(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        dim = x.shape[-1]
+        scale, bias = self.affine(x.shape[-1])
         y = standardize(x, (x.ndim - 1,), self.epsilon)
-        if self.use_scale:
-            y = y * self.param("scale", nn.initializers.ones, (dim,), self.param_dtype)
-        if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (dim,), self.param_dtype)
+        y = y if scale is None else y * scale
+        y = y if bias is None else y + bias
         return y.astype(self.dtype)
+
+    @nn.compact
+    def affine(self, dim: int) -> tuple[Float[Array, "d"] | None, Float[Array, "d"] | None]:
+        """Scale and bias, for an op that normalizes by itself; None where there is none."""
+        scale = self.param("scale", nn.initializers.ones, (dim,), self.param_dtype) if self.use_scale else None
+        return scale, self.param("bias", nn.initializers.zeros, (dim,), self.param_dtype) if self.use_bias else None
 
 
 class BatchNorm(nn.Module):

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError
 from jaxvision.kernels.dense import dense
+from jaxvision.kernels.wide import add_bias
 from jaxvision.nn.norm import LayerNorm
-from jaxvision.nn.wide import add_bias
 
 
 def patch_grid(image_size: tuple[int, int], patch: int | tuple[int, int]) -> tuple[int, int]:

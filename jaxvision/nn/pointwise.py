@@ -9,8 +9,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.kernels.dense import dense
+from jaxvision.kernels.wide import add_bias
 from jaxvision.nn.resizing import resizable
-from jaxvision.nn.wide import add_bias
 
 
 class Pointwise(nn.Module):
@@ -28,14 +28,17 @@ class Pointwise(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
-        shape = (x.shape[-1], resizable(self, "features", self.features))
+        kernel, bias = self.weights(x.shape[-1])
+        y = dense(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y if bias is None else add_bias(y, bias)
+
+    @nn.compact
+    def weights(self, channels: int) -> tuple[Float[Array, "c d"], Float[Array, "d"] | None]:
+        """Kernel and bias, as parameters have them, for an op that computes more than this layer; None without bias."""
+        shape = (channels, resizable(self, "features", self.features))
         kernel = self.param("kernel", self.kernel_init, (1, 1, *shape) if self.as_conv else shape, self.param_dtype)
-        y = dense(x.astype(self.dtype), kernel.reshape(shape).astype(self.dtype))
-        if self.use_bias:
-            y = add_bias(y, self.param("bias", self.bias_init, shape[1:], self.param_dtype))
-        return y
+        return kernel.reshape(shape), self.param("bias", self.bias_init, shape[1:], self.param_dtype) if self.use_bias else None
 
 
 Dense = functools.partial(Pointwise, as_conv=False)

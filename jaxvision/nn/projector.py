@@ -24,6 +24,8 @@ HEADS: dict[str, Layers] = {
     "swav": ((2048, "bn_relu", True), (128, "", True)),
     "dino": ((2048, "gelu", True), (2048, "gelu", True), (256, "", True)),
     "dcl": ((512, "bn_relu", False), (128, "", True)),
+    "nnclr": ((2048, "bn_relu", True), (2048, "bn_relu", True), (256, "bn", True)),
+    "nnclr_predictor": ((4096, "bn_relu", True), (256, "", True)),
     "surgical": ((2048, "bn_relu", True), (256, "", True), (4096, "", True)),
     "surgical_prototypes": ((2048, "bn_relu", True), (256, "", True)),
 }
@@ -36,16 +38,16 @@ INITIALIZERS: dict[str, tuple[Callable, Callable | None]] = {
 }
 
 
-def read_layers(head: str | Sequence) -> Layers:
-    """The layers of a name in HEADS, or of ((width, "bn_relu"), …) as a config has them. Raises ConfigError for what is neither."""
+def read_layers(head: str | Sequence, key: str = "head") -> Layers:
+    """The layers of a name in HEADS, or of ((width, "bn_relu"), …) as config.task.<key> has them. Raises ConfigError for what is neither."""
     if isinstance(head, str):
         if head not in HEADS:
-            raise ConfigError(f"task.head {head!r} is unknown; {nearest(head, HEADS)}")
+            raise ConfigError(f"task.{key} {head!r} is unknown; {nearest(head, HEADS)}")
         return HEADS[head]
     layers = tuple((*layer, True)[:3] if 2 <= len(layer) <= 3 else () for layer in head)
     for layer in layers:
         if not layer or layer[1] not in AFTER:
-            raise ConfigError(f"task.head: a layer is (width, one of {', '.join(map(repr, AFTER))}, bias or not), got {layer!r}")
+            raise ConfigError(f"task.{key}: a layer is (width, one of {', '.join(map(repr, AFTER))}, bias or not), got {layer!r}")
     return layers
 
 
@@ -107,7 +109,8 @@ class Prototypes(nn.Module):
 
 
 class Projected(nn.Module):
-    """Backbone, perceptron and prototypes, applied to several views of each picture at once.
+    """Backbone, perceptron, and prototypes or a second perceptron that predicts from the first one's output, applied to several views of each picture
+    at once.
 
     Neighbouring views of one size go through the backbone together, the views of a picture side by side, so that a cut of the batch (over
     devices, into the groups of a batch norm) keeps them together; the perceptron sees all views at once.
@@ -116,9 +119,10 @@ class Projected(nn.Module):
     backbone: nn.Module
     projector: Projector
     prototypes: Prototypes | None = None
+    predictor: Projector | None = None
 
     def __call__(self, views: Sequence[Float[Array, "b h w c"]], *, train: bool = False) -> tuple[Float[Array, "b v e"], Any]:
-        """(projections in float32, not normalized; scores (b, v, p) of the normalized ones, None without prototypes).
+        """(projections in float32, not normalized; scores (b, v, p) of the normalized ones, or predictions (b, v, e), None without either).
 
         Of one array of images, instead of a tuple of views, it is `features`: what an exported or reloaded network gives.
         """
@@ -127,8 +131,12 @@ class Projected(nn.Module):
         features = jnp.concatenate([self._encode(group, train) for group in by_size(views)], axis=1)
         batch, count, width = features.shape
         y = self.projector(features.reshape(-1, width), train=train).astype(jnp.float32)
-        scores = None if self.prototypes is None else self.prototypes(unit(y)).reshape(batch, count, -1)
-        return y.reshape(batch, count, -1), scores
+        above = None
+        if self.predictor is not None:
+            above = self.predictor(y.astype(self.predictor.dtype), train=train).astype(jnp.float32)
+        elif self.prototypes is not None:
+            above = self.prototypes(unit(y))
+        return y.reshape(batch, count, -1), None if above is None else above.reshape(batch, count, -1)
 
     def features(self, image: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """What the backbone gives without its head, in evaluation."""

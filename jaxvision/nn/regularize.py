@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxvision.nn.wide import scale_by
+from jaxvision.kernels.wide import scale_by
 
 
 class DropPath(nn.Module):
@@ -35,10 +35,13 @@ class LayerScale(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        gamma = self.param("gamma", nn.initializers.constant(self.init), (x.shape[-1],), self.param_dtype)
-        return scale_by(x.astype(self.dtype), gamma)
+        return scale_by(x.astype(self.dtype), self.factors(x.shape[-1]))
+
+    @nn.compact
+    def factors(self, dim: int) -> Float[Array, "d"]:
+        """The factors, for an op that multiplies by itself."""
+        return self.param("gamma", nn.initializers.constant(self.init), (dim,), self.param_dtype)
 
 
 def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:

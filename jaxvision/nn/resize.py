@@ -68,16 +68,3 @@ def resize(
 
 
 bicubic = functools.partial(resize, kernel="bicubic")
-
-
-def average_pool(image: Float[Array, "b h w c"], scale: int) -> Float[Array, "b p q c"]:
-    """Means of blocks of scale x scale pixels. Raises ModelError when the sides do not divide."""
-    b, h, w, c = image.shape
-    if h % scale or w % scale:
-        raise ModelError(f"{h} x {w} pixels do not divide into blocks of {scale} x {scale}")
-    return image.reshape(b, h // scale, scale, w // scale, scale, c).mean((2, 4))
-
-
-def repeat_pixels(image: Float[Array, "b h w c"], scale: int) -> Float[Array, "b p q c"]:
-    """Each pixel as a block of scale x scale: nearest-neighbour enlargement."""
-    return jnp.repeat(jnp.repeat(image, scale, axis=1), scale, axis=2)

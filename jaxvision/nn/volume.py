@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from jaxvision.kernels.dense import dense
 from jaxvision.kernels.depthwise_conv import depthwise_conv
+from jaxvision.kernels.wide import add_bias
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.pointwise import Dense
-from jaxvision.nn.wide import add_bias
 
 EPSILON = 1e-5
 

@@ -5,7 +5,8 @@ are; those to go are then shrunk by a penalty whose weight keeps the step a desc
 set to zero when a step leaves the half-space of their own direction. Once the target share is zero, the rest trains on as before.
 
 The order of the work within a step, the constants and their defaults are those of the released code. Its Adam starts both moments at the first
-gradient and corrects their bias nevertheless; ours is the ordinary one. Its cap on a component's share never binds and is left out.
+gradient and corrects their bias nevertheless; ours is the ordinary one. Where its cap on a component's share binds, which it does not by default,
+it brings as many groups to zero as there are too many, drawn at random; ours brings as many as the cap allows, the furthest gone first.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from jaxvision.optim.settings import choose, number, patterns, setting
 from jaxvision.trees import map_named, named_leaves
 
 TINY = 1e-8
+DECAY_NORMS = ("l2", "l1")
 # What the released code takes with each base optimizer: weight of the penalty, its amplification, and its largest multiple.
 PENALTIES = {"sgd": (1e-3, 2.0, 10.0), "adam": (1e-2, 20.0, 1e3)}
 
@@ -102,6 +104,15 @@ def select(score: Float[Array, "g"], partition: Partition, share: float, divisib
     return rank >= staying[component]
 
 
+def capped(gone: Bool[Array, "g"], dead: Bool[Array, "g"], ratio: Float[Array, "g"], partition: Partition, share: float) -> Bool[Array, "g"]:
+    """Those of the groups `gone` with the lowest `ratio` that a component may lose beside its `dead` ones, if it may lose `share` of its groups."""
+    component, sizes = jnp.asarray(partition.component), np.asarray(partition.sizes)
+    allowed = jnp.floor(jnp.asarray(sizes * share + 1e-6)) - jnp.zeros(len(sizes)).at[component].add(dead & ~gone)
+    order = jnp.lexsort((jnp.where(gone, ratio, jnp.inf), component))
+    rank = jnp.zeros(partition.groups, int).at[order].set(jnp.arange(partition.groups)) - np.cumsum((0, *sizes[:-1]))[partition.component]
+    return gone & (rank < allowed[component])
+
+
 def penalty(xx, vv, xv, weight: float, amplify: float, largest: float) -> Float[Array, "g"]:
     """lambda of each group: `weight`, more where the step would let the group grow, within the two half-spaces where they allow it."""
     norm, grows = jnp.sqrt(xx), xv < 0
@@ -126,7 +137,11 @@ def dhspg(
     epsilon: float = 0.95,
     divisible: int = 1,
     project: int | None = None,
+    gentle: int = 0,
+    fixed: bool = True,
+    most: float = 1.0,
     decay: optax.GradientTransformation | None = None,
+    decay_norm: str = "l2",
 ) -> optax.GradientTransformation:
     """An optax transformation whose updates bring groups of `partition` to zero.
 
@@ -139,7 +154,11 @@ def dhspg(
       epsilon: a penalized group goes to zero when <new, old> < epsilon |old|^2.
       divisible: what the number of staying groups of a component is a multiple of.
       project: number of updates before the first projection, `start` by default.
+      gentle: number of updates before which lambda is `weight` for every group and none is projected.
+      fixed: whether groups that are zero before the first projection stay so.
+      most: share of a component's groups that may be zero.
       decay: adds what is decayed beside v, decoupled: `optax.add_decayed_weights(0.01)`.
+      decay_norm: of what that decay of a group descends, "l2" its squared norm, or "l1" its norm: w x / |x| in place of w x.
     """
     decay = decay or optax.identity()
     project = start if project is None else project
@@ -152,23 +171,30 @@ def dhspg(
             raise ValueError("dhspg needs the parameters")
         lr = rate(state.count)
         v, direction_state = direction.update(gradients, state.direction, params)
-        moved, decay_state = decay.update(v, state.decay, params)
+        pull, decay_state = decay.update(jax.tree.map(jnp.zeros_like, v), state.decay, params)
         xx, vv, xv = partition.total(params, params), partition.total(v, v), partition.total(params, v)
         ones = jax.tree.map(jnp.ones_like, params)
         best = lambda: select(scores(xx, vv, xv, partition.total(ones, ones)), partition, target + tolerance, divisible)
         penalized = jax.lax.cond(state.count == start, best, lambda: state.penalized)
         norm, dead = jnp.sqrt(xx), xx == 0
-        shrinking = penalized & (dead.mean() < target)
-        amount = jnp.where(shrinking & ~dead, penalty(xx, vv, xv, weight, amplify, largest) / (norm + TINY), 0.0)
+        shrinking, begun = penalized & (dead.mean() < target), state.count + 1 >= gentle
+        adjusted = penalty(xx, vv, xv, weight, amplify, largest)
+        amount = jnp.where(shrinking & ~dead, jnp.where(begun, adjusted, weight) / (norm + TINY), 0.0)
 
-        def trial(name, x, u):
-            new = x - lr * u
-            pull = partition.spread(amount, name, x)
-            return new if pull is None else new - lr * pull * x
+        def trial(name, x, u, d):
+            of_group = partition.spread(amount, name, x)
+            if of_group is None:
+                return x - lr * (u + d)
+            if decay_norm == "l1":
+                d = d * (1 + partition.spread(1 / (norm + TINY) - 1, name, x))
+            return x - lr * (u + d) - lr * of_group * x
 
-        new = map_named(trial, params, moved)
-        leaves = shrinking & (partition.total(new, params) < epsilon * xx) & (state.count + 1 >= project)
-        gone = leaves | dead
+        new = map_named(trial, params, v, pull)
+        kept = partition.total(new, params)
+        leaves = shrinking & (kept < epsilon * xx) & begun & (state.count + 1 >= project)
+        if most < 1:
+            leaves = capped(leaves, dead, kept / jnp.maximum(xx, 1e-30), partition, most)
+        gone = leaves | (dead & (fixed | (state.count + 1 > project)))
 
         def result(name, x, n):
             off = partition.spread(gone, name, x)

@@ -144,12 +144,21 @@ def adagrad(parts: Parts) -> optax.GradientTransformation:
 
 def sgd(parts: Parts) -> optax.GradientTransformation:
     """Plain unless `momentum` is set."""
-    steps = [optax.trace(parts.get("momentum"), accumulator_dtype=parts.get("mu_dtype"))] if parts.get("momentum") else []
+    steps = [_velocity(parts, parts.get("momentum"))] if parts.get("momentum") else []
     return optax.chain(*steps, parts.decay, parts.scale)
 
 
 def momentum(parts: Parts) -> optax.GradientTransformation:
-    return optax.chain(optax.trace(parts.get("momentum", 0.9), accumulator_dtype=parts.get("mu_dtype")), parts.decay, parts.scale)
+    return optax.chain(_velocity(parts, parts.get("momentum", 0.9)), parts.decay, parts.scale)
+
+
+def _velocity(parts: Parts, momentum: float) -> optax.GradientTransformation:
+    """Momentum as PyTorch has it: of every gradient but the first only a share of 1 - `dampening` is added."""
+    trace = optax.trace(momentum, accumulator_dtype=parts.get("mu_dtype"))
+    if not (share := parts.get("dampening", 0.0)):
+        return trace
+    later = optax.scale_by_schedule(lambda count: jnp.where(count == 0, 1.0, 1.0 - share))
+    return optax.chain(later, trace)
 
 
 def nesterov(parts: Parts) -> optax.GradientTransformation:

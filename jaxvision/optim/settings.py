@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "b3": None,
     "eps": None,
     "momentum": None,
+    "dampening": None,  # of "sgd" and "momentum": share of each gradient but the first that the momentum leaves out
     "mu_dtype": None,  # of first moments: "bfloat16" halves them
     "trust": None,  # trust coefficient of "lars" and "larc"
     "clip_rms": 1.0,  # of "adafactor": largest root mean square of a leaf's update

@@ -8,7 +8,7 @@ from jaxvision.errors import ConfigError, nearest
 
 # Files of this folder that hold no task.
 _NO_TASKS = {
-    *("base", "metrics", "state"),
+    *("base", "knn", "metrics", "networks", "state", "subtrees", "teacher_cache"),
     *("detect/average_precision", "detect/centers", "detect/pictures"),
     *("restore/flow", "restore/quality"),
     *("segment/measures", "segment/pictures"),

@@ -19,14 +19,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
-from jaxvision import models, optim
+from jaxvision import optim
 from jaxvision.augment.pipeline import make_augment
-from jaxvision.compress.architecture import resized
-from jaxvision.errors import ConfigError, nearest
-from jaxvision.models.registry import variant_of
+from jaxvision.errors import ConfigError
+from jaxvision.tasks.networks import build_model, input_constants
 from jaxvision.tasks.state import TrainState
+from jaxvision.tasks.subtrees import overlay, owns, select
 from jaxvision.trees import named_leaves
 
 
@@ -89,78 +88,6 @@ class Player(NamedTuple):
     optim: str = "optim"
 
 
-def network_size(config: Any) -> tuple[int, ...]:
-    """What the network sees in pixels: config.task.view_size where views are cut from the host's pictures, else config.image_size."""
-    return tuple(config.task.get("view_size", config.image_size))
-
-
-def build_model(config: Any, *, num_classes: int):
-    """The network of config.model at `network_size`; keys beside name and dtypes are fields of the module."""
-    fields = {key: value for key, value in config.model.items() if key not in ("name", "dtype", "param_dtype", "architecture")}
-    model = models.create_model(
-        config.model.name,
-        num_classes=num_classes,
-        image_size=network_size(config),
-        dtype=config.model.dtype,
-        param_dtype=config.model.param_dtype,
-        **fields,
-    )
-    return resized(model, config.model.get("architecture") or ())
-
-
-FROZEN = ("source", "model", "fields", "num_classes", "image_size", "dtype", "param_dtype", "mean", "std")
-
-
-def build_frozen(name: str, section: Any, noted: Mapping[str, Any] | None = None):
-    """The network of config.frozen.<name>: `section.model` with the `section.fields` of its module; without them, that of the run which it is
-    loaded from, as its checkpoint's `noted` config says.
-
-    The section's `image_size`, `dtype` and `param_dtype` are its own, whatever the trained network's are; `num_classes` is the width of its head
-    in a file (0: none).
-
-    Raises ConfigError for another key, or where neither names a network.
-    """
-    for key in section:
-        if key not in FROZEN:
-            raise ConfigError(f"frozen.{name}.{key} is not a key of a frozen network; {nearest(key, FROZEN)}")
-    types = {key: section[key] for key in ("dtype", "param_dtype") if key in section}
-    if "model" in section:
-        size = section.get("image_size", None)
-        classes, fields = section.get("num_classes", 0), dict(section.get("fields", {}))
-        return models.create_model(section.model, num_classes=classes, image_size=tuple(size) if size else None, **types, **fields)
-    if not noted or "config" not in noted:
-        raise ConfigError(f"frozen.{name} names no network; give --config.frozen.{name}.model=NAME")
-    config = ConfigDict(_tuples(noted["config"]))
-    config.model.update(types)
-    if size := section.get("image_size", None):
-        config.image_size = tuple(size)
-        config.task.update({"view_size": tuple(size)} if "view_size" in config.task else {})
-    return build_model(config, num_classes=len(noted["classes"]))
-
-
-def _tuples(value: Any) -> Any:
-    """A config as JSON keeps it, with tuples where JSON has lists."""
-    if isinstance(value, Mapping):
-        return {key: _tuples(inner) for key, inner in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def input_constants(config: Any, channels: int) -> dict[str, Any]:
-    """Mean and std a channel and the evaluation crop: the config's, else those that the model was published with."""
-    variant = variant_of(config.model.name)
-    constants = {}
-    for key in ("mean", "std"):
-        given = config.data[key]
-        values = tuple(given) if given is not None else getattr(variant, key)
-        if len(values) == 1:
-            values = values * channels
-        if len(values) != channels:
-            raise ConfigError(f"data.{key} has {len(values)} values, the images have {channels} channels; set --config.data.{key}=(…,)")
-        constants[key] = values
-    constants["crop"] = config.data.eval_crop if config.data.eval_crop is not None else variant.crop
-    return constants
-
-
 class Task:
     """Base of all tasks. Sub-classes set `self.model` through `build`, and override `loss`, `evaluate`, `predict`, `summarize` as they need."""
 
@@ -170,6 +97,7 @@ class Task:
     branch: str = ""  # of the parameters, where the network of config.model lies, which init_from fills; "" where it is all of them
     fresh: str = ""  # regular expression for leaves that begin with their initial values where init_from has none of them: ranges of quantization
     predict_frozen: tuple[str, ...] = ()  # frozen networks that `predict` uses: the final checkpoint carries copies of them
+    evaluate_frozen: tuple[str, ...] = ()  # those that `--mode=eval` must have; `evaluate` does without the others where they have gone
     # Leaves of the state beside the model's own that depend on the image size: (regular expression for the end of the '/'-joined name,
     # function(value, old task, new task) -> value), as SIZE_DEPENDENT of a model file.
     size_dependent: tuple = ()
@@ -296,20 +224,20 @@ class Task:
         """The state before the first step. `given`: {"params": partial tree, "extra": partial, "frozen": {name: variables}}."""
         variables_key, extra_key, run_key = jax.random.split(key, 3)
         variables = dict(self.init_variables(variables_key, shapes))
-        params = _overlay(variables.pop("params"), given.get("params", {}))
+        params = overlay(variables.pop("params"), given.get("params", {}))
         variables.pop("taps", None)
-        collections = {name: _overlay(tree, given.get("extra", {}).get(name, {})) for name, tree in variables.items()}
+        collections = {name: overlay(tree, given.get("extra", {}).get(name, {})) for name, tree in variables.items()}
         frozen = dict(given.get("frozen", {}))
         extra = {**collections, **self.init_extra(extra_key, params, frozen)}
         self._check_players(params)
         if self.config.optim.ema is not None:
             extra["ema"] = {"params": params, **collections}
-        opt_state = {player.name: self.transforms[player.name].init(_select(params, player.subtree)) for player in self.players}
+        opt_state = {player.name: self.transforms[player.name].init(select(params, player.subtree)) for player in self.players}
         return TrainState(jnp.zeros((), jnp.int32), run_key, params, opt_state, extra, frozen)
 
     def _check_players(self, params: Any) -> None:
         for name in named_leaves(params):
-            owners = [player.name for player in self.players if _owns(player.subtree, name)]
+            owners = [player.name for player in self.players if owns(player.subtree, name)]
             if len(owners) != 1:
                 raise ConfigError(f"parameter {name} belongs to {owners or 'no player'}: the players' subtrees must be disjoint and cover everything")
 
@@ -354,10 +282,10 @@ class Task:
         return {**batch, "magnitude": jnp.broadcast_to(now, batch["valid"].shape)}
 
     def _move(self, player, params, extra, opt_state, state, batch, key, static):
-        mine = _select(params, player.subtree)
+        mine = select(params, player.subtree)
 
         def loss(sub, micro, micro_key):
-            everything = params if not player.subtree else _overlay(jax.lax.stop_gradient(params), sub)
+            everything = params if not player.subtree else overlay(jax.lax.stop_gradient(params), sub)
             everything = sub if not player.subtree else everything
             known = {**extra, "step": state.step}
             value, aux = player.loss(everything, known, state.frozen, micro, micro_key, static=static, train=True)
@@ -375,7 +303,7 @@ class Task:
             grads = jax.tree.map(lambda g: (g * factor).astype(g.dtype), grads)
         updates, opt_state = self.transforms[player.name].update(grads, opt_state, mine)
         moved = optax.apply_updates(mine, updates)
-        params = self.constrain(_overlay(params, moved) if player.subtree else moved)
+        params = self.constrain(overlay(params, moved) if player.subtree else moved)
         metrics = {"loss": value, **aux["metrics"], "grad_norm": norm, "lr": self.schedules[player.name](state.step // player.every)}
         metrics = {name: jnp.asarray(metric, jnp.float32) for name, metric in metrics.items()}
         return params, {**extra, **aux["extra"]}, opt_state, metrics, finite, aux["outputs"]
@@ -423,36 +351,6 @@ def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:
 def total(values: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(sum, count) of the valid rows, as `evaluate` returns them."""
     return (values.astype(jnp.float32) * weight).sum(), weight.sum()
-
-
-def _owns(subtree: Sequence[str], name: str) -> bool:
-    return not subtree or any(name == prefix or name.startswith(prefix.rstrip("/") + "/") for prefix in subtree)
-
-
-def _select(tree: Any, subtree: Sequence[str], prefix: str = "") -> Any:
-    """The branches of a nested dict whose names begin with one of `subtree`."""
-    if not subtree:
-        return tree
-    selected = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if _owns(subtree, name):
-            selected[key] = value
-        elif isinstance(value, Mapping) and any(wanted.startswith(name + "/") for wanted in subtree):
-            selected[key] = _select(value, subtree, name + "/")
-    return selected
-
-
-def _overlay(tree: Any, partial: Any) -> Any:
-    """`tree` with the leaves of `partial` in their places. Raises ConfigError for a leaf that has no place or another shape."""
-    if not isinstance(partial, Mapping):
-        if jnp.shape(partial) != jnp.shape(tree):
-            raise ConfigError(f"a given parameter has shape {jnp.shape(partial)}, the model's has {jnp.shape(tree)}")
-        return jnp.asarray(partial, tree.dtype)
-    for key in partial:
-        if key not in tree:
-            raise ConfigError(f"a given parameter {key!r} has no place in the model, which has {', '.join(tree)}")
-    return {key: _overlay(value, partial[key]) if key in partial else value for key, value in tree.items()}
 
 
 def _nothing(shapes: Any) -> Any:

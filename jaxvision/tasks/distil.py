@@ -27,8 +27,10 @@ from jaxvision.nn.pointwise import Pointwise
 from jaxvision.nn.projector import unit
 from jaxvision.nn.resize import resize
 from jaxvision.nn.taps import run_watched
-from jaxvision.tasks.base import build_frozen, network_size, weighted_mean
+from jaxvision.tasks import teacher_cache
+from jaxvision.tasks.base import weighted_mean
 from jaxvision.tasks.classify import Classify
+from jaxvision.tasks.networks import build_frozen, network_size
 
 TEACHER, STUDENT = "teacher", "student"
 
@@ -114,9 +116,10 @@ class Distil(Classify):
 
     logits: "kd", "dist" or "none"; temperature; label_weight, logit_weight: of the two losses (0.5 each; the label's is 1 without logits).
     features: ({"student": module, "teacher": module, "weight": w}, …), maps of one grid that are compared.
+    cache: whether the teacher is asked once about each picture (teacher_cache.py), which must not change then.
     """
 
-    KEYS = (*Classify.KEYS, "logits", "temperature", "label_weight", "logit_weight", "features")
+    KEYS = (*Classify.KEYS, "logits", "temperature", "label_weight", "logit_weight", "features", "cache")
     branch = STUDENT
 
     def __init__(self, config, problem):
@@ -140,6 +143,9 @@ class Distil(Classify):
         self._check_classes(noted)
         self.student_shapes, self.teacher_shapes = self._shapes(section)
         self.adapted = self.adapters()
+        self.cache = bool(get("cache", False))
+        if self.cache:
+            teacher_cache.check(config, self.augment)
 
     def build(self):
         return Distilled(super().build())
@@ -222,6 +228,27 @@ class Distil(Classify):
             image = resize(image, self.teacher_size, border="cut")
         return jax.lax.stop_gradient(self.see(self.teacher, frozen[TEACHER], image, self.teacher_watch, train=False)[0])
 
+    def teach_once(self, frozen, image, index, kept) -> tuple[Seen, dict[str, Any]]:
+        """(`teach`, what of it is kept); the teacher is not run where all of the pictures are known."""
+
+        def said():
+            seen = self.teach(frozen, image)
+            return {"logits": seen.logits, "outputs": seen.outputs}
+
+        answer = teacher_cache.ask(kept, index, said)
+        there = jnp.zeros((image.shape[0], *self.teacher_size, image.shape[-1]), jnp.float32)  # of which the size counts
+        maps = {name: as_map(value, self.teacher, there) for name, value in answer["outputs"].items()}
+        return Seen(there, answer["logits"], answer["outputs"], maps), answer
+
+    def init_extra(self, key, params, frozen):
+        if not self.cache:
+            return {}
+        said = {"logits": self.teacher_shapes.logits, "outputs": self.teacher_shapes.outputs}
+        return {"taught": teacher_cache.empty(self.problem.train_size, said)}
+
+    def after_update(self, params, extra, outputs, batch, step):
+        return {**extra, "taught": teacher_cache.keep(extra["taught"], batch["index"], outputs)} if self.cache else extra
+
     def init_variables(self, key, shapes):
         size = self.augment.size or network_size(self.config)
         image = jnp.zeros((1, *size, self.problem.channels), jnp.float32)
@@ -253,7 +280,7 @@ class Distil(Classify):
         image, weight = batch["image"], batch["weight"]
         keys = {"train": True, "rngs": {"dropout": key}, "mutable": ("batch_stats",)}
         student, new = self.see(self.model.student, branch_of(variables, STUDENT), image, self.student_watch, **keys)
-        teacher = self.teach(frozen, image)
+        teacher, said = self.teach_once(frozen, image, batch["index"], extra["taught"]) if self.cache else (self.teach(frozen, image), {})
         updates = {STUDENT: new["batch_stats"]} if "batch_stats" in new else {}
         label = weighted_mean(self.per_example_loss(student.logits, batch["target"]), weight)
         terms = {"label": self.weights[0] * label}
@@ -266,7 +293,7 @@ class Distil(Classify):
         if self.teacher.num_classes == len(self.problem.classes):
             metrics["teacher_accuracy"] = hit(teacher.logits)
         statistics = {"batch_stats": {**extra["batch_stats"], **updates}} if updates else {}
-        return functools.reduce(jnp.add, terms.values()), {"metrics": metrics, "extra": statistics}
+        return functools.reduce(jnp.add, terms.values()), {"metrics": metrics, "extra": statistics, "outputs": said}
 
 
 def branch_of(variables: dict[str, Any], name: str) -> dict[str, Any]:

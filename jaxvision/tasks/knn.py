@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxvision.errors import ConfigError, nearest
-from jaxvision.tasks.base import Task, build_model
+from jaxvision.tasks.base import Task
+from jaxvision.tasks.networks import build_model
 
 KEYS = ("name", "k", "temperature")
 

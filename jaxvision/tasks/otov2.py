@@ -10,9 +10,9 @@ from jaxvision.compress import cut
 from jaxvision.compress.architecture import describe, prunable
 from jaxvision.compress.change import Change
 from jaxvision.compress.zero_invariant import alive, partition
-from jaxvision.errors import ConfigError, ModelError
+from jaxvision.errors import ConfigError, ModelError, nearest
 from jaxvision.models.registry import shapes_of
-from jaxvision.optim.dhspg import PENALTIES, dhspg, make_parts, zero_share
+from jaxvision.optim.dhspg import DECAY_NORMS, PENALTIES, dhspg, make_parts, zero_share
 from jaxvision.optim.schedules import to_steps
 from jaxvision.tasks.classify import Classify
 
@@ -21,11 +21,15 @@ class OTO(Classify):
     """Keys of config.task beside those of "classify":
 
     target: share of the groups to bring to zero. tolerance: how much more are penalized.
-    start: when, in steps, a share of the run, or epochs ("50ep").
-    epsilon, weight, amplify, largest, divisible: of `optim.dhspg`; the released code's for the optimizer's kind where they are left out.
+    start: when, in steps, a share of the run, or epochs ("50ep"); `project`, by default at the same time, and `gentle`, by default 0, likewise.
+    epsilon, weight, amplify, largest, divisible, fixed, most, decay_norm: of `optim.dhspg`; the released code's for the optimizer's kind where they
+    are left out.
     """
 
-    KEYS = (*Classify.KEYS, "target", "tolerance", "start", "epsilon", "weight", "amplify", "largest", "divisible")
+    KEYS = (
+        *Classify.KEYS, "target", "tolerance", "start", "project", "gentle", "epsilon", "weight", "amplify", "largest", "divisible", "fixed", "most",
+        "decay_norm",
+    )  # fmt: skip
     changes_architecture = True
 
     def __init__(self, config, problem):
@@ -37,11 +41,16 @@ class OTO(Classify):
         target = get("target", 0.5)
         if not 0 < target < 1:
             raise ConfigError(f"task.target is a share of the groups, above 0 and below 1; got {target!r}")
+        if not 0 < (most := float(get("most", 1.0))) <= 1:
+            raise ConfigError(f"task.most is the share of a layer's groups that may go, above 0 and at most 1; got {most:g}")
+        if (decay_norm := get("decay_norm", "l2")) not in DECAY_NORMS:
+            raise ConfigError(f"task.decay_norm {decay_norm!r} is unknown; {nearest(decay_norm, DECAY_NORMS)}")
         self.graph = prunable(self.model, problem.channels)
         if not self.graph.components and not config.model.get("architecture"):
             raise ModelError(f"{config.model.name} has no channels that could be cut")
         self.groups = partition(self.graph, shapes_of(self.model, problem.channels)["params"])
-        start = to_steps("start", get("start", 0.2), total_steps=problem.total_steps, steps_per_epoch=problem.steps_per_epoch)
+        when = lambda key, value: to_steps(key, value, total_steps=problem.total_steps, steps_per_epoch=problem.steps_per_epoch)
+        start = when("start", get("start", 0.2))
         weight, amplify, largest = PENALTIES["adam" if "adam" in config.optim.name else "sgd"]
         (player,) = self.players
         direction, decay = make_parts(self._optim_section(player))
@@ -57,7 +66,12 @@ class OTO(Classify):
             largest=get("largest", largest),
             epsilon=get("epsilon", 0.95),
             divisible=get("divisible", 1),
+            project=when("project", get("project", start)),
+            gentle=when("gentle", get("gentle", 0)),
+            fixed=bool(get("fixed", True)),
+            most=most,
             decay=decay,
+            decay_norm=decay_norm,
         )
 
     def loss(self, params, extra, frozen, batch, key, *, static, train):

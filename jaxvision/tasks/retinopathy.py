@@ -18,7 +18,8 @@ import optax
 from jaxvision.augment.fundus import augment_fundus, check_policy
 from jaxvision.errors import ConfigError, DataError, nearest
 from jaxvision.tasks import metrics
-from jaxvision.tasks.base import Task, build_model, total, weighted_mean
+from jaxvision.tasks.base import Task, total, weighted_mean
+from jaxvision.tasks.networks import build_model
 
 KEYS = ("name", "policy", "referable", "positive_weight", "resamples", "reject", "patient")
 # How the probabilities of one patient's images become one.

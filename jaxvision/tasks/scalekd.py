@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ConfigError
+from jaxvision.kernels.block_resize import repeat_pixels
 from jaxvision.nn.cross_attention import CrossAttentionProjector
 from jaxvision.nn.projector import unit
-from jaxvision.nn.resize import repeat_pixels
 from jaxvision.nn.taps import run_watched
 from jaxvision.tasks.base import total, weighted_mean
 from jaxvision.tasks.distil import STUDENT, TEACHER, Distil, Seen, as_map, as_output, branch_of, squares
@@ -135,7 +135,10 @@ class ScaleKD(Distil):
         return {name: likeness(x, target, name.rpartition("_")[2]) for name, x in made.items()}
 
     def evaluate(self, variables, state, batch):
+        """With the teacher, where its source is still there, also how near the student's features come to its own."""
         sums, rows = super().evaluate(variables, state, batch)
+        if TEACHER not in state.frozen:
+            return sums, rows
         found = self.likenesses(variables, state.frozen, batch["image"])
         return {**sums, **{f"cosine_{name}": total(x.mean((1, 2)), batch["weight"]) for name, x in found.items()}}, rows
 

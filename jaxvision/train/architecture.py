@@ -6,7 +6,7 @@ figures. A config says `model.architecture="stage:<name>"`, a workdir, or the ta
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -37,15 +37,24 @@ def read_change(folder: pathlib.Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{path} is not what a stage wrote: {error}; delete it and run the stage again") from None
 
 
+def check_stage(config: Any, earlier: Collection[str]) -> str | None:
+    """The stage that model.architecture names, None where it names none. Raises ConfigError when that is none of the earlier ones."""
+    source = config.model.get("architecture", ())
+    if not isinstance(source, str) or not source.startswith("stage:"):
+        return None
+    name = source.removeprefix("stage:")
+    if name not in earlier:
+        raise ConfigError(f"model.architecture={source!r} names no earlier stage; {nearest(name, earlier)}")
+    return name
+
+
 def with_architecture(config: Any, roots: Mapping[str, pathlib.Path]) -> Any:
     """The config with the table of layers in place of the name of a stage or workdir. Raises ConfigError, CheckpointError."""
     source = config.model.get("architecture", ())
     if not isinstance(source, str):
         return config
-    name = source.removeprefix("stage:")
-    if source.startswith("stage:") and name not in roots:
-        raise ConfigError(f"model.architecture={source!r} names no earlier stage; {nearest(name, roots)}")
-    folder = roots[name] if source.startswith("stage:") else pathlib.Path(source).expanduser()
+    name = check_stage(config, roots)
+    folder = pathlib.Path(source).expanduser() if name is None else roots[name]
     found = read_change(folder)
     if found is None:
         raise CheckpointError(f"{folder} holds no {FILE}: model.architecture takes a stage or a workdir whose task changes its network, at its end")

@@ -1,6 +1,7 @@
 """Named arrays to a folder and back, by orbax: the only place that knows orbax's interface."""
 
 import contextlib
+import functools
 import logging
 import pathlib
 import sys
@@ -32,18 +33,19 @@ def _copy(arrays: Mapping[str, Any], folder: pathlib.Path) -> Callable[[], None]
     def write() -> None:
         import orbax.checkpoint as ocp
 
-        try:
-            with without_orbax_log(), contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as saver:
-                saver.save(folder, args=ocp.args.PyTreeSave(copies))
-        except Exception:
-            _ignore_late_writes()
-            raise
+        _ignore_late_writes()
+        with without_orbax_log(), contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as saver:
+            saver.save(folder, args=ocp.args.PyTreeSave(copies))
 
     return write
 
 
+@functools.cache
 def _ignore_late_writes() -> None:
-    """Writes still under way when one of them failed report to an event loop that is gone; the first failure has been raised, these say nothing."""
+    """Writes still under way when one of them failed report to an event loop that is gone; the first failure is raised, these say nothing.
+
+    To be called before the first write: they report from threads of their own, as soon as the loop is closed and before the failure arrives here.
+    """
     shown = sys.excepthook
 
     def hook(kind, error, trace):

@@ -1,8 +1,9 @@
 """`--mode=bench`: each op of jaxvision/kernels with the shapes that models use, plain XLA ("reference") beside what this library runs ("ours").
 
-On the device at hand both arms are timed in turn in one process. With a topology both are compiled for it, and the compiler's estimate stands in for
-the time. The floor is what the arithmetic at the peak or the bytes at the memory's rate would take, whichever is longer: of the chip's data sheet,
-or, on a CPU, of a matrix product and a copy that are timed beside.
+On the device at hand both arms are timed in turn in one process. With a topology both are compiled for it, and what the compiler's listings of their
+code come to stands in for the time, kernels by hand and its own code alike (on GPUs, of which there are none, a roofline). The floor is what the
+arithmetic at the peak or the bytes at the memory's rate would take, whichever is longer: of the chip's data sheet, or, on a CPU, of a matrix product
+and a copy that are timed beside.
 """
 
 import dataclasses
@@ -15,15 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from jaxvision import kernels
 from jaxvision.errors import ConfigError, nearest
 from jaxvision.kernels.cases import Case
-from jaxvision.train.preflight import hlo, price
+from jaxvision.train.preflight import hlo, price, schedules
 from jaxvision.train.preflight.chips import CHIPS, Chip
-from jaxvision.train.preflight.kernels import kernel_cycles
 from jaxvision.train.preflight.mode import cache_folder
 from jaxvision.train.preflight.programs import too_large
 from jaxvision.train.preflight.topology import COMPILER_OPTIONS, Topology, open_topology
@@ -202,7 +203,7 @@ def _random(key: jax.Array, kind: jax.ShapeDtypeStruct) -> jax.Array:
 def predict(
     reference: Callable, ours: Callable, arguments: Sequence[jax.ShapeDtypeStruct], target: Topology, cache: pathlib.Path | None
 ) -> tuple[float | None, float | None, bool, str]:
-    """(predicted cycles of the reference, of ours, whether they are one program, a remark); `cache` keeps kernels' cycles."""
+    """(predicted cycles of the reference, of ours, whether they are one program, a remark); `cache` keeps what was compiled."""
     device = SingleDeviceSharding(target.devices[0])
     lowered = [
         jax.jit(function, in_shardings=device, out_shardings=device).trace(*arguments).lower(lowering_platforms=(target.chip.platform,))
@@ -210,19 +211,30 @@ def predict(
     ]
     same = _text(lowered[0]) == _text(lowered[1])
     found, remarks = [], []
-    for name, program in zip(ARMS, lowered[:1] if same else lowered):
-        options = COMPILER_OPTIONS[target.chip.platform]
-        compiled = _fitting(name, lambda program=program: program.compile(options), remarks)
-        if compiled is None:
+    for name, function, program in zip(ARMS, (reference, ours), lowered[:1] if same else lowered):
+        if target.chip.platform == "tpu":
+            run = lambda function=function: _scheduled(function, arguments, target, cache)
+        else:
+            run = lambda program=program: (program.compile(COMPILER_OPTIONS[target.chip.platform]).as_text(), {})
+        if (compiled := _fitting(name, run, remarks)) is None:
             found.append(None)
             continue
-        module = hlo.parse(compiled.as_text())
-        priced = price.price(module, target.chip, kernel_cycles(module, target.name, cache))
-        sums = price.total(priced, target.chip)
+        text, listed = compiled
+        sums = price.total(price.price(hlo.parse(text), target.chip, listed), target.chip)
         found.append(sums.seconds * target.chip.clock)
         if sums.unpriced_share > price.UNPRICED_LIMIT:
             remarks.append(f"{name}: {sums.unpriced_share:.0%} of the bytes without a price")
     return found[0], found[-1], same, "; ".join(remarks)
+
+
+def _scheduled(
+    function: Callable, arguments: Sequence[jax.ShapeDtypeStruct], target: Topology, cache: pathlib.Path | None
+) -> tuple[str, dict[str, float]]:
+    """(text of the compiled program, cycles of its ops by their listings). Raises JaxRuntimeError where the compiler refuses it."""
+    found = schedules.schedule(jax.export.export(jax.jit(function), platforms=("tpu",))(*arguments), target.name, cache)
+    if found.error:
+        raise jax.errors.JaxRuntimeError(found.error)
+    return found.text, found.cycles
 
 
 def _text(lowered: Any) -> str:

@@ -47,6 +47,7 @@ DEFAULTS: dict[str, Any] = {
         "test": "test",
         "limit": None,  # so many training examples of the source, or a share below 1
         "limit_seed": 0,  # which ones
+        "limit_by": "",  # what is counted instead of examples: a field of theirs, or a regular expression of their names ("video\\d+")
         "test_share": 0.2,
         "workers": None,
         "prefetch": 2,

@@ -16,7 +16,8 @@ from jaxvision.errors import CheckpointError, ConfigError, nearest
 from jaxvision.models.registry import input_channels
 from jaxvision.models.rules import HEAD
 from jaxvision.nn.projector import Projected
-from jaxvision.tasks.base import Task, build_frozen, build_model, network_size
+from jaxvision.tasks.base import Task
+from jaxvision.tasks.networks import build_frozen, build_model, network_size
 from jaxvision.train.architecture import kept_of
 from jaxvision.train.arrays import nest
 from jaxvision.train.config import complete

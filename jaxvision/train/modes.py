@@ -56,8 +56,7 @@ def _without_data(
     columns = {"clip" if config.data.source in data_room.CLIPS else "image": np.zeros((1, *config.image_size, meta["channels"]), np.uint8)}
     blank = data_room.ArraySource("inputs", columns | ({"length": np.ones(1, np.int32)} if "clip" in columns else {}))
     known = dict(classes=meta["classes"], train_size=meta["train_size"], roots=_roots(config, workdir), fresh=False)
-    saved, _ = checkpoints.restore(None, int(meta["step"]), only=("frozen",))
-    setup = set_up(config, sources={"test": blank}, phase=meta.get("phase", 0), frozen=(saved.get("frozen", {}), meta["frozen"]), **known)
+    setup = set_up(config, sources={"test": blank}, phase=meta.get("phase", 0), frozen=_carried(checkpoints, meta), **known)
     return Executables(setup), folder, meta
 
 
@@ -85,8 +84,11 @@ def evaluate(
     """
     config = own_config(config, workdir)
     folder, config = stage_folder(config, workdir, stage)
-    found = Checkpoints(folder / "checkpoints", read_only=True, report=report).read_meta(checkpoint) if config.phases else None
-    setup = set_up(config, roots=_roots(config, workdir), fresh=False, phase=(found or {}).get("phase", 0))
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True, report=report)
+    found = checkpoints.read_meta(checkpoint) if config.phases or config.frozen else None
+    carried = _carried(checkpoints, found) if found and config.frozen else ({}, {})
+    phase = (found or {}).get("phase", 0)
+    setup = set_up(config, roots=_roots(config, workdir), frozen=carried, use="evaluate", fresh=False, phase=phase)
     executables = Executables(setup)
     with jax.set_mesh(setup.mesh):
         carry, frozen, meta = _restore(executables, folder, checkpoint)
@@ -197,6 +199,12 @@ def own_config(config: Any | None, workdir: str | pathlib.Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{workdir} holds no run (there is no config.json); give --config, or another --workdir")
     return read_config(path)
+
+
+def _carried(checkpoints: Checkpoints, meta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(copies of frozen networks in a checkpoint, what it notes of all of them)."""
+    saved, _ = checkpoints.restore(None, int(meta["step"]), only=("frozen",))
+    return saved.get("frozen", {}), meta["frozen"]
 
 
 def _roots(config: Any, workdir: str | pathlib.Path) -> dict[str, pathlib.Path]:

@@ -137,6 +137,7 @@ def set_up(
     train_size: int | None = None,
     roots: Mapping[str, pathlib.Path] | None = None,
     frozen: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {}),
+    use: str = "predict",
     fresh: bool = True,
     phase: int = 0,
     devices: Sequence[jax.Device] | None = None,
@@ -149,6 +150,7 @@ def set_up(
       train_size: training examples, which a checkpoint carries too; what is meant in epochs or in shares of the run depends on it.
       roots: {stage name: folder} that "stage:<name>" refers to.
       frozen: copies of frozen networks that a checkpoint carries, and what it notes of them.
+      use: "predict" or "evaluate", what the run is restored for; frozen networks that the task does it without may have gone.
       fresh: read config.init_from too; a run that is restored does not need it.
       phase: number of the phase that the run, or its checkpoint, is in.
 
@@ -165,7 +167,7 @@ def set_up(
     if sources is None:
         sources = {split: data_room.open_source(config.data, split, seed=config.seed) for split in ("train", "test")}
         if config.data.limit is not None:
-            sources["train"] = limited(sources["train"], config.data.limit, config.data.limit_seed)
+            sources["train"] = limited(sources["train"], config.data.limit, config.data.limit_seed, config.data.limit_by)
     first = next(iter(sources.values()))
     channels = config.data.channels or len(config.data.mean or variant.mean)
     crop_share = config.data.eval_crop if config.data.eval_crop is not None else variant.crop
@@ -185,7 +187,8 @@ def set_up(
         frozen=noted,
     )
     task, given = _task_of(config, problem, phases[phase], mesh), {"frozen": networks}
-    if absent := [name for name in task.predict_frozen if name in config.frozen and name not in networks]:
+    needed = {"predict": task.predict_frozen, "evaluate": task.evaluate_frozen}[use]
+    if absent := [name for name in needed if name in config.frozen and name not in networks]:
         raise CheckpointError(f"frozen.{absent[0]}: its source has gone, and this checkpoint carries no copy; take the run's last one")
     shapes = _batched(shapes, phases[phase].batch)
     if fresh and config.init_from:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxvision.errors import CheckpointError, ConfigError, nearest
-from jaxvision.train.architecture import with_architecture
+from jaxvision.train.architecture import check_stage, with_architecture
 from jaxvision.train.config import complete, plain, with_changes
 from jaxvision.train.loop import train
 from jaxvision.train.setup import prepare_workdir
@@ -16,14 +16,17 @@ from jaxvision.train.writers import METRICS, encode_line, read_metrics, replace_
 
 
 def stage_configs(config: Any) -> list[tuple[str, Any]]:
-    """[(stage name, its complete config)]; one nameless stage when the config has none. Raises ConfigError for a bad change or a name given twice."""
+    """[(stage name, its complete config)]; one nameless stage when the config has none. Raises ConfigError for a bad change, a name
+    given twice, and an architecture of a stage that does not come before."""
     if not config.stages:
         return [("", config)]
     found: dict[str, Any] = {}
     for name, changes in config.stages:
         if name in found or not name or "/" in name:
             raise ConfigError(f"stages: {name!r} is not a fresh folder name; the earlier ones are {', '.join(found) or 'none'}")
-        found[name] = with_changes(config, {**dict(changes), "stages": ()})
+        stage = with_changes(config, {**dict(changes), "stages": ()})
+        check_stage(stage, found)
+        found[name] = stage
     return list(found.items())
 
 

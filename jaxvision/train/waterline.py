@@ -8,7 +8,8 @@ fused as the compiler fuses them; beside the attainable rate stands the predicte
     python -m jaxvision.train.waterline --model=convnext_tiny --topology=v5e:1x1 --batch=128 --out=runs/waterline
         writes waterline.png and waterline.txt
     python -m jaxvision.train.waterline --model=convnext_tiny:0.821,resnet50:0.804 --topology=v5e:1x1 --out=runs/gaps
-        a waterline each, and gaps.png, gaps.txt: from the time of the operations at the peak to the predicted one, over accuracies that you name
+        a waterline each, and gaps.png, gaps.txt: from the time of the operations at the peak to the predicted one, over accuracies that you name,
+        and below it the waterlines, where each layer's gap is the pale part of its bar
     python -m jaxvision.train.waterline --plan=56,56,64 --topology=v5e:1x1 --batch=32
         how a tensor machine would run the three kinds of blocks on maps of 56 x 56 x 64, fused and layer by layer
 
@@ -31,6 +32,7 @@ from jaxvision.models.registry import create_model
 from jaxvision.train.figures import _save
 from jaxvision.train.preflight import hlo, price
 from jaxvision.train.preflight.chips import Chip, chip_of
+from jaxvision.train.preflight.grouped import grouped_cycles
 from jaxvision.train.preflight.kernels import kernel_cycles
 from jaxvision.train.preflight.topology import COMPILER_OPTIONS, open_topology
 
@@ -85,8 +87,13 @@ def merged(name: str, parts: Iterable[Bar]) -> Bar:
 
 
 def table(bars: Sequence[Bar], chip: Chip) -> str:
-    """A line a bar: its share of operations and of predicted time, operations a byte, attainable and predicted rate as shares of the peak."""
+    """A line a bar: its share of operations and of predicted time, operations a byte, attainable and predicted rate as shares of the peak.
+
+    What neither computes nor moves anything (norms that are folded into their neighbours) is one line.
+    """
     whole = merged("whole", bars)
+    counted, others = ([bar for bar in bars if bool(bar.flops or bar.bytes) == kept] for kept in (True, False))
+    bars = [*counted, merged("(others)", others)] if others else counted
     lines = [f"{'layer':40} {'GFLOP':>9} {'MB':>9} {'FLOP/B':>8} {'attainable':>10} {'predicted':>9} {'time':>6}"]
     for bar in (*bars, whole):
         reachable = (attainable(bars, chip) if bar is whole else bar.attainable(chip)) / chip.flops
@@ -99,42 +106,64 @@ def table(bars: Sequence[Bar], chip: Chip) -> str:
     return "\n".join(lines)
 
 
+BOUND_BY_MEMORY, BOUND_BY_PEAK, MEAN = "#d1651f", "#3572b0", "#3d8f53"
+
+
+def _waterline(axes, bars: Sequence[Bar], chip: Chip) -> None:
+    """Bars as high as the attainable rate: full up to the predicted one, pale in the gap between the two."""
+    total, left = sum(bar.flops for bar in bars), 0.0
+    for bar in (bar for bar in bars if bar.flops):
+        width, height = bar.flops / total, bar.attainable(chip) / chip.flops
+        rate = bar.flops / bar.seconds / chip.flops if bar.seconds else height
+        color = BOUND_BY_MEMORY if bar.intensity < waterline(chip) else BOUND_BY_PEAK
+        axes.bar(left, height, width, align="edge", color=color, alpha=0.3, linewidth=0)
+        axes.bar(left, min(rate, height), width, align="edge", color=color, edgecolor="white", linewidth=0.5)
+        if rate != height:
+            axes.plot((left, left + width), (rate, rate), color="black", linewidth=1)
+        if width > 0.04:
+            axes.text(left + width / 2, 0.02, bar.name, rotation=90, ha="center", va="bottom", fontsize=6)
+        left += width
+    mean = attainable(bars, chip) / chip.flops
+    axes.axhline(mean, color=MEAN, linewidth=1)
+    axes.text(1.0, mean, f" attainable {mean:.0%}", va="center", fontsize=8, color=MEAN)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of operations", ylabel="share of peak")
+
+
 def draw(bars: Sequence[Bar], chip: Chip, path: str | os.PathLike) -> pathlib.Path:
-    """The waterline plot: width, share of operations; height, attainable rate, and the predicted one as a line across."""
+    """The waterline plot: width, share of operations; height, attainable rate, of which the part above the predicted one is pale.
+
+    What only moves bytes has no width, and counts in what all of them together attain.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    total, left = sum(bar.flops for bar in bars), 0.0
-    for bar in bars:
-        width, height = bar.flops / total, bar.attainable(chip) / chip.flops
-        bound = bar.intensity < waterline(chip)
-        axes.bar(left, height, width, align="edge", color="#d1651f" if bound else "#3572b0", edgecolor="white", linewidth=0.5)
-        if bar.seconds:
-            rate = bar.flops / bar.seconds / chip.flops
-            axes.plot((left, left + width), (rate, rate), color="black", linewidth=1)
-        if width > 0.04:
-            axes.text(left + width / 2, 0.02, bar.name, rotation=90, ha="center", va="bottom", fontsize=6, color="white")
-        left += width
-    mean = attainable(bars, chip) / chip.flops
-    axes.axhline(mean, color="#3d8f53", linewidth=1)
-    axes.text(1.0, mean, f" attainable {mean:.0%}", va="center", fontsize=8, color="#3d8f53")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of operations", ylabel="share of peak")
-    axes.set_title(f"{chip.name}: bars attainable (orange: bound by memory), black predicted", fontsize=9)
+    _waterline(axes, bars, chip)
+    axes.set_title(f"{chip.name}: attainable (orange: bound by memory), full up to what is predicted", fontsize=9)
     return _save(figure, path)
 
 
-def draw_gaps(networks: Sequence[tuple[str, float, float, float]], path: str | os.PathLike) -> pathlib.Path:
-    """The efficiency-gap plot of (name, accuracy, ideal seconds, actual seconds): a segment from operations over peak to the time it takes."""
+def draw_gaps(
+    networks: Sequence[tuple[str, float, float, float]], path: str | os.PathLike, waterlines: Sequence[tuple[str, Sequence[Bar], Chip]] = ()
+) -> pathlib.Path:
+    """The efficiency-gap plot of (name, accuracy, ideal seconds, actual seconds): a segment from operations over peak to the time it takes.
+
+    Args:
+      waterlines: (name, bars, chip), drawn below it one under the other, so that a network's gap is seen layer by layer.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    count = len(waterlines)
+    figure = Figure(figsize=(9 if count else 6, 3.6 + 2.4 * count), layout="constrained")
+    axes, *rows = figure.subplots(1 + count, 1, squeeze=False, height_ratios=(1.5, *(1,) * count))[:, 0]
     for name, accuracy, ideal, actual in networks:
-        axes.plot((ideal, actual), (accuracy, accuracy), marker="|", color="#3572b0")
+        axes.plot((ideal, actual), (accuracy, accuracy), marker="|", color=BOUND_BY_PEAK)
         axes.annotate(f"{name} ({ideal / actual:.0%})", (actual, accuracy), textcoords="offset points", xytext=(6, -3), fontsize=8)
     axes.set(xscale="log", xlabel="seconds: operations at peak, and taken", ylabel="accuracy")
     axes.margins(x=0.25, y=0.15)
+    for row, (name, bars, chip) in zip(rows, waterlines):
+        _waterline(row, bars, chip)
+        row.set_title(f"{name}, {chip.name}", fontsize=9)
     return _save(figure, path)
 
 
@@ -150,7 +179,8 @@ def of_model(name: str, topology: str, batch: int, image_size: tuple[int, int] |
     forward = jax.jit(lambda variables, image: model.apply(variables, image), in_shardings=on, out_shardings=on)
     compiled = forward.trace(variables, image).lower(lowering_platforms=(opened.chip.platform,)).compile(COMPILER_OPTIONS[opened.chip.platform])
     module = hlo.parse(compiled.as_text())
-    return bars(module, opened.chip, kernel_cycles(module, topology, None), depth), opened.chip
+    listed = kernel_cycles(module, topology, None) | grouped_cycles(module, topology, None)
+    return bars(module, opened.chip, listed, depth), opened.chip
 
 
 # --- plans of fused blocks ---
@@ -285,10 +315,12 @@ def _networks(text: str) -> list[tuple[str, float | None]]:
     return found
 
 
-def _compare(networks: Sequence[tuple[str, float]], whole: Sequence[Bar], chip: Chip, folder: pathlib.Path) -> str:
+def _compare(networks: Sequence[tuple[str, float]], layers: Sequence[Sequence[Bar]], chip: Chip, folder: pathlib.Path) -> str:
     """gaps.png and gaps.txt; the text."""
+    whole = [merged(name, bars) for (name, _), bars in zip(networks, layers)]
     ideal = [bar.flops / chip.flops for bar in whole]
-    draw_gaps([(name, accuracy, least, bar.seconds) for (name, accuracy), least, bar in zip(networks, ideal, whole)], folder / "gaps.png")
+    segments = [(name, accuracy, least, bar.seconds) for (name, accuracy), least, bar in zip(networks, ideal, whole)]
+    draw_gaps(segments, folder / "gaps.png", [(name, bars, chip) for (name, _), bars in zip(networks, layers)])
     lines = [f"{'model':32} {'accuracy':>8} {'at peak':>10} {'predicted':>10} {'efficiency':>10}"]
     for (name, accuracy), least, bar in zip(networks, ideal, whole):
         lines.append(f"{name[-32:]:32} {accuracy:8.3f} {1e3 * least:7.2f} ms {1e3 * bar.seconds:7.2f} ms {least / bar.seconds:10.1%}")
@@ -328,17 +360,17 @@ def _run(given: argparse.Namespace) -> None:
         blocks = [Block(kind, height, width, channels, 4, *sizes) for kind, sizes in KINDS.items()]
         print(plans(blocks, chip_of(given.topology), int(given.local * 2**20), given.batch))
         return
-    folder, networks, whole = pathlib.Path(given.out), _networks(given.model), []
+    folder, networks, layers = pathlib.Path(given.out), _networks(given.model), []
     folder.mkdir(parents=True, exist_ok=True)
     for name, _ in networks:
         found, chip = of_model(name, given.topology, given.batch, depth=given.depth)
-        whole.append(merged(name, found))
+        layers.append(found)
         text, suffix = table(found, chip), f"_{name}" if len(networks) > 1 else ""
         (folder / f"waterline{suffix}.txt").write_text(text + "\n")
-        draw([bar for bar in found if bar.flops], chip, folder / f"waterline{suffix}.png")
+        draw(found, chip, folder / f"waterline{suffix}.png")
         print(text)
     if len(networks) > 1:
-        print(_compare(networks, whole, chip, folder))
+        print(_compare(networks, layers, chip, folder))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from jaxvision.augment.geometry import dihedral, random_window
 from jaxvision.augment.jpeg import jpeg
 from jaxvision.augment.real_world import RADIUS, filter_each, real_world, resize_each, ringing_kernel
 from jaxvision.errors import ConfigError
-from jaxvision.nn.resize import average_pool, bicubic, resize_matrix
+from jaxvision.kernels.block_resize import average_pool
+from jaxvision.nn.resize import bicubic, resize_matrix
 
 
 def picture(count=2, height=24, width=32):

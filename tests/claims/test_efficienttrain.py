@@ -16,8 +16,10 @@ import pytest
 from tests.runs import ROOT
 
 
-# The ResNet: seen to pass once (means 72.1, 71.7 and 66.0 %; steps 1.62), to be seen again. The ConvNeXt of the same config saves the time (1.7) and
-# not the accuracy, see docs/performance.md.
+# Asked: in the mean of the seeds not more than 0.3 points behind the baseline, and not more than 0.3 behind the baseline cut to the same compute.
+# The ViT was ahead of its baseline by 1.5, 3.5 and 1.4 points on seeds 0, 1 and 2. The ResNet was ahead by 0.8, -1.6 and 0.2, -0.2 in the mean with a
+# standard error of 0.7: three seeds do not show 0.3, and the two that fit here fail it, so it stays pending. The ConvNeXt of the config saves the
+# time (1.7) and not the accuracy. All figures are in docs/performance.md.
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", [pytest.param("vit", marks=pytest.mark.claim), pytest.param("resnet", marks=pytest.mark.pending)])
 def test_the_curriculum_saves_a_third_of_the_compute_and_of_the_time_and_keeps_the_accuracy(kind, tmp_path):
@@ -29,6 +31,6 @@ def test_the_curriculum_saves_a_third_of_the_compute_and_of_the_time_and_keeps_t
     found = json.loads((tmp_path / f"{kind}.json").read_text())
     accuracy = {arm: statistics.fmean(values["accuracy"]) for arm, values in found["runs"].items()}
     assert found["compute"]["curriculum"] < 0.66
-    assert accuracy["curriculum"] >= accuracy["baseline"] - 1.5
+    assert accuracy["curriculum"] >= accuracy["baseline"] - 0.3
     assert accuracy["curriculum"] >= accuracy["cut"] - 0.3
     assert found["by_steps"] > 1.4

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
+from jaxvision.data.cases import find_cases
 from jaxvision.data.scans import as_file, prepare, read_mask, read_scan, resample, write_nifti
 from jaxvision.data.source import Unreadable
-from jaxvision.data.volumes import find_cases, open_volumes, sample_volumes, volumes_source
+from jaxvision.data.volumes import open_volumes, sample_volumes, volumes_source
 from jaxvision.errors import ConfigError, DataError
 
 RAS = np.diag([0.75, 1.0, 2.5, 1.0])

@@ -30,6 +30,8 @@ def linear(width):
 
 VIT = {"embed_dims": 16, "num_layers": 2, "num_heads": 2, "feedforward_channels": 64}
 MIXER = {"embed_dims": 16, "num_layers": 2, "tokens_mlp_dims": 8, "channels_mlp_dims": 64}
+FILTERS = [{"type": "DW", "kernel_size": 7}, {"type": "DW", "kernel_size": 7}, {"type": "GF", "h": 4, "w": 3}, {"type": "GF", "h": 2, "w": 2}]
+HORNET = {"base_dim": 8, "depths": [1, 1, 1, 1], "orders": [2, 2, 3, 3], "dw_cfg": FILTERS}
 CASES = {
     "resnet": (64, {"type": "ResNet", "depth": 18, "base_channels": 8}, GAP, linear(64)),
     "resnet_d": (64, {"type": "ResNetV1d", "depth": 18, "base_channels": 8}, GAP, linear(64)),
@@ -43,6 +45,14 @@ CASES = {
             {"type": "VisionTransformerClsHead", "num_classes": 10, "in_channels": 16}),
     "mixer": (32, {"type": "MlpMixer", "arch": MIXER, "img_size": 32, "patch_size": 8}, {"type": "GlobalAveragePooling", "dim": 1}, linear(16)),
     "convnext": (64, {"type": "ConvNeXt", "arch": {"depths": [1, 1, 2, 1], "channels": [8, 16, 24, 32]}}, None, linear(32)),
+    "beit": (32, {"type": "BEiTViT", "arch": VIT, "img_size": 32, "patch_size": 8}, None, linear(16)),
+    "eva": (
+        32,
+        {"type": "BEiTViT", "arch": VIT, "img_size": 32, "patch_size": 8, "layer_scale_init_value": 0.0, "use_abs_pos_emb": True,
+         "use_rel_pos_bias": False, "layer_cfgs": {"bias": True}},
+        None, linear(16),
+    ),
+    "hornet": (64, {"type": "HorNet", "arch": HORNET}, None, linear(64)),
 }  # fmt: skip
 
 

@@ -20,6 +20,9 @@ CASES = {
     "vit": ("vit_tiny_patch16_224", 16, {"patch": 8, "dim": 16, "depth": 2, "heads": 2}),
     "mixer": ("mixer_s16_224", 32, {"patch": 8, "dim": 16, "depth": 2}),
     "convnext": ("convnext_tiny", 64, {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}),
+    "beit": ("beit_base_patch16_224", 32, {"patch": 8, "dim": 16, "depth": 2, "heads": 2}),
+    "eva": ("eva_large_patch14_196", 32, {"patch": 8, "dim": 16, "depth": 2, "heads": 2}),
+    "hornet": ("hornet_tiny_gf", 64, {"dim": 8, "depths": (1, 1, 1, 1), "orders": (2, 2, 3, 3)}),
 }
 
 
@@ -28,11 +31,11 @@ def arrays(case):
     return {str(name): fill(str(name), tuple(int(side) for side in shape if side)) for name, shape in named}
 
 
-def load(case, content, folder, **fields):
+def load(case, content, folder, options=(), **fields):
     name, side, own = CASES[case]
     safetensors.numpy.save_file({key: np.ascontiguousarray(value) for key, value in content.items()}, folder / "weights.safetensors")
     model = create_model(name, num_classes=10, image_size=side, **{**own, **fields})
-    return model, load_pretrained(model, folder / "weights.safetensors")
+    return model, load_pretrained(model, folder / "weights.safetensors", **dict(options))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -48,6 +51,18 @@ def test_of_a_distiller_s_file_the_student_is_read(tmp_path):
     found = load("swin", {**{f"student.{name}": array for name, array in arrays("swin").items()}, **others}, tmp_path)[1]
     plain = load("swin", arrays("swin"), tmp_path)[1]
     jax.tree.map(np.testing.assert_array_equal, found, plain)
+
+
+@pytest.mark.parametrize("case", ["hornet", "swin"])
+def test_of_a_detector_s_file_the_backbone_is_read_and_the_last_of_its_norms(case, tmp_path):
+    whole = arrays(case)
+    last = "backbone.norm3" if case == "hornet" else "backbone.norm1"
+    content = {name.replace(last, "backbone.norm3"): array for name, array in whole.items() if not name.startswith("head.")}
+    others = {"neck.lateral_convs.0.conv.weight": np.ones((4, 4, 1, 1)), "rpn_head.rpn_cls.bias": np.ones(3), "backbone.norm0.weight": np.ones(8)}
+    options = {"reinit_head": True}
+    found, plain = (load(case, each, tmp_path, options)[1] for each in ({**content, **others}, whole))
+    jax.tree.map(np.testing.assert_array_equal, found, plain)
+    assert "norm" in found["params"] and "head" not in found["params"]
 
 
 def test_a_class_token_that_the_student_cuts_off_is_left_out_with_its_position(tmp_path):

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvision.errors import ModelError
 from jaxvision.kernels.conv_block import Settings, Weights, conv_block, fold_convfirst, fold_convnext, tpu
 from jaxvision.models.convnext import ConvNeXtBlock
+from tests.kernels.slices import slice_mesh
 from tests.kernels.test_convolutions import normal
 from tests.models.test_convfirst import block
 
@@ -34,7 +34,7 @@ CASES = {
 def test_the_fused_kernel_agrees_with_the_layers_one_by_one(monkeypatch, shape, group, kernel, settings, dtype, budget, limit):
     monkeypatch.setattr(tpu, "BUDGET", budget)
     x, weights = normal(9, *shape, dtype=dtype), weights_of(shape[-1], group, kernel, 2 * shape[-1], dtype)
-    assert tpu.covers(x, weights) and (tpu.strip(shape, weights, dtype) < shape[1]) == (budget != 13 * 2**20)
+    assert tpu.covers(x, weights, settings) and (tpu.strip(shape, weights, dtype) < shape[1]) == (budget != 13 * 2**20)
     ours = conv_block(x, weights, settings, implementation="tpu")
     theirs = conv_block(x.astype(jnp.float32), Weights(*(w.astype(jnp.float32) for w in weights)), settings, implementation="reference")
     assert ours.dtype == dtype
@@ -69,14 +69,10 @@ def shapes(batch):
 @pytest.mark.aot
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("chips", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-def test_the_kernel_compiles_for_a_slice_without_moving_the_batch(monkeypatch, chips):
-    environment = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
-    for name, value in {**environment, "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}.items():
-        monkeypatch.setenv(name, value)
-    devices = topologies.get_topology_desc(chips, "tpu").devices
-    mesh = Mesh(np.asarray(devices).reshape(-1), ("data",), axis_types=(AxisType.Auto,))
+def test_the_kernel_compiles_for_a_slice_without_moving_the_batch(chips):
+    mesh = slice_mesh(chips)
     split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
-    x, weights = shapes(16 * len(devices))
+    x, weights = shapes(16 * mesh.size)
     with jax.set_mesh(mesh):
         jitted = jax.jit(lambda x, w: conv_block(x, w, implementation="tpu"), in_shardings=(split, whole), out_shardings=split)
         text = jitted.trace(x, weights).lower(lowering_platforms=("tpu",)).compile().as_text()

@@ -67,6 +67,21 @@ def test_the_square_form_by_shifts_agrees_with_gathers_in_value_and_in_all_gradi
         np.testing.assert_allclose(c, b, atol=2e-5)
 
 
+def test_the_square_form_has_directional_derivatives_and_hessian_vector_products():
+    """Forward over reverse, as the sharpness of a network that contains it is measured."""
+    at = normal(0, 1, 5, 6, 2), 3 * jax.random.uniform(jax.random.key(0), (1, 5, 6, 1)), normal(1, 3, 3, 1, 2)
+    moved = tuple(normal(2 + i, *v.shape) for i, v in enumerate(at))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def products(run):
+        loss = lambda arrays: jnp.square(run(*arrays)).sum()
+        return jax.jvp(run, at, moved)[1], jax.jvp(jax.grad(loss), (at,), (moved,))[1]
+
+    by_gathers = lambda x, scale, kernel: deform_conv(x, square_offsets(scale), kernel, padding=1, groups=2)
+    ours, expected = products(functools.partial(square_deform_conv, bound=4)), products(by_gathers)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max())), ours, expected)
+
+
 @pytest.mark.parametrize("value, low", [(0.0, 0), (-3.0, -8)])
 def test_at_whole_radii_the_form_by_shifts_has_the_derivative_of_growing_ones(value, low):
     x, kernel, scale = normal(0, 1, 6, 7, 3), normal(1, 3, 3, 1, 3), jnp.full((1, 6, 7, 1), value)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -15,6 +14,7 @@ from jaxvision.errors import ModelError
 from jaxvision.kernels.geometry import geometry
 from jaxvision.kernels.im2win_conv import im2col, im2win, im2win_conv, of_strips, tpu, window_order
 from jaxvision.kernels.im2win_conv.bench import LAYERS
+from tests.kernels.slices import slice_mesh
 from tests.kernels.test_convolutions import normal, worst
 
 CASES = {
@@ -115,16 +115,12 @@ def test_a_batch_cut_along_the_context_mesh_stays_where_it_is_and_agrees():
 @pytest.mark.aot
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number, dtype", [(5, jnp.bfloat16), (8, jnp.float32), (1, jnp.bfloat16)])
-def test_layers_compile_for_tpus_with_their_gradients_and_cut_along_the_batch(monkeypatch, number, dtype):
-    for name, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+def test_layers_compile_for_tpus_with_their_gradients_and_cut_along_the_batch(number, dtype):
     channels, side, features, kernel, stride = LAYERS[number - 1]
     for chips in ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
-        devices = topologies.get_topology_desc(chips, "tpu").devices
-        mesh = Mesh(np.asarray(devices).reshape(-1), ("data",), axis_types=(AxisType.Auto,))
+        mesh = slice_mesh(chips)
         split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
-        x = jax.ShapeDtypeStruct((2 * len(devices), side, side, channels), dtype)
+        x = jax.ShapeDtypeStruct((2 * mesh.size, side, side, channels), dtype)
         w = jax.ShapeDtypeStruct((kernel, kernel, channels, features), dtype)
         loss = lambda w, x: jnp.square(im2win_conv(x, w, stride).astype(jnp.float32)).sum()
         with jax.set_mesh(mesh):

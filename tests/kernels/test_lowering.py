@@ -23,6 +23,6 @@ def test_for_gpus_an_op_is_code_that_xla_compiles_and_never_a_tpu_s_kernel(op):
     assert "stablehlo." in text and "tpu_custom_call" not in text
 
 
-@pytest.mark.parametrize("op, kernels", [("attention", 2), ("depthwise_conv", 2), ("im2win_conv", 3)])
+@pytest.mark.parametrize("op, kernels", [("attention", 2), ("deform_conv", 2), ("depthwise_conv", 2), ("im2win_conv", 3)])
 def test_for_tpus_the_ops_with_kernels_take_them_in_both_passes(op, kernels):
     assert lowered(op, "tpu").count("tpu_custom_call") >= kernels

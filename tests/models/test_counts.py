@@ -19,7 +19,13 @@ def test_every_variant_has_the_published_number_of_parameters():
     assert len(published) >= 200
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224", "mixer_s32_224", "resnet50", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224", "deit3_small_patch16_224", "mixer_s32_224", "resnet50", "swin_tiny_patch4_window7_224", "convnextv2_tiny",
+        "caformer_s18",
+    ],
+)  # fmt: skip
 def test_the_quick_count_is_count_parameters(name):
     model = create_model(name)
     assert sum(parameter_sizes(model, (1, *model.image_size, 3), {}).values()) == count_parameters(name)

@@ -82,3 +82,16 @@ def test_what_the_architecture_does_not_allow_is_one_line():
     with pytest.raises(ModelError, match=r"model\.channels is 3, the image has 1"):
         shapes_of(tiny(), channels=1)
     assert len(VARIANTS) == 6
+
+
+@pytest.mark.parametrize("scale", [3, 4])
+def test_the_bilinear_start_enlarges_by_bilinear_interpolation(scale):
+    picture, steps = image(8, 16), (3,) if scale == 3 else (2, 2)
+    model, plain = tiny(scale, start="bilinear"), picture
+    made = jax.jit(lambda x: model.apply(model.init(jax.random.key(0), x), x))(picture)
+    for factor in steps:
+        plain = jax.image.resize(plain, (1, factor * plain.shape[1], factor * plain.shape[2], 3), "linear")
+    # Convolutions see zeros beyond the border, the interpolation the outermost pixels.
+    np.testing.assert_allclose(made[:, 4:-4, 4:-4], plain[:, 4:-4, 4:-4], atol=2e-5)
+    with pytest.raises(ModelError, match=r"model\.start 'linear' is unknown; .*'bilinear'"):
+        shapes_of(model.clone(start="linear"))

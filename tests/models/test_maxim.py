@@ -1,4 +1,5 @@
 import pathlib
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,18 @@ def test_without_gated_mlps_and_gating_it_is_the_published_code_without_them():
 
 def test_leaves_are_named_as_in_the_released_files(both):
     assert sorted(named_leaves(both[1]["params"])) == GOLDEN["names"].tolist()
+
+
+# A checksum over the published code's leaves, "name size" each, with three sizes of pictures as the released files have them.
+LEAVES = {"s1": 2860623357, "s2": 3099420176, "s3": 3749732532, "m1": 1540768378, "m2": 713907480, "m3": 2520218433}
+
+
+def test_every_variant_has_the_leaves_of_the_published_code():
+    memory, ours = {}, {}
+    for variant in LEAVES:
+        sizes = parameter_sizes(create_model(f"maxim_{variant}", num_classes=0, image_size=64), (1, 64, 64, 3), memory)
+        ours[variant] = zlib.crc32("\n".join(f"{name} {size}" for name, size in sorted(sizes.items())).encode())
+    assert ours == LEAVES
 
 
 def test_the_small_network_of_three_levels_has_404802_parameters():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxvision.errors import ModelError
-from jaxvision.nn.resize import average_pool, bicubic, repeat_pixels, resize_matrix
+from jaxvision.kernels.block_resize import average_pool, repeat_pixels
+from jaxvision.nn.resize import bicubic, resize_matrix
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden" / "espcn.npz"
 

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxvision.nn.position import resize_position
-from jaxvision.tasks.base import Player, Task, build_model, total, weighted_mean
+from jaxvision.tasks.base import Player, Task, total, weighted_mean
 from jaxvision.tasks.classify import Classify
+from jaxvision.tasks.networks import build_model
 
 
 class TwoPlayers(Task):

@@ -76,6 +76,27 @@ def test_the_loss_is_what_its_parts_are(taught):
     assert np.any(of_params["align_0"]["kernel"]) and np.any(of_params["student"]["conv1"]["kernel"])
 
 
+def test_a_teacher_that_is_asked_once_is_not_run_for_pictures_that_it_has_seen(tmp_path):
+    _, variables, path = distilling.teacher_file(tmp_path)
+    features = ({"student": "layer2_0", "teacher": "norm", "weight": 0.1},)
+    task = distilling.task_of(distilling.config(path, "distil", task__features=features, task__cache=True, augment__pad_crop=0))
+    image = jax.random.randint(jax.random.key(1), (4, 8, 8, 1), 0, 256).astype(jnp.uint8)
+    batch = {"image": image, "label": jnp.arange(4), "index": jnp.asarray([5, 0, 99, 7]), "valid": jnp.ones(4, bool)}
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+    step = jax.jit(task.train_step)
+    asked, first = step(jax.jit(lambda frozen: task.init(jax.random.key(0), shapes, {"frozen": {"teacher": frozen}}))(variables), batch)
+    kept, seen = asked.extra["taught"], task.teach({"teacher": variables}, task.prepare(batch, jax.random.key(0), train=False)["image"])
+    assert np.flatnonzero(kept["known"]).tolist() == [0, 5, 7, 99]
+    np.testing.assert_allclose(kept["answers"]["logits"][batch["index"]], seen.logits, atol=1e-5)
+    np.testing.assert_allclose(kept["answers"]["outputs"]["norm"][batch["index"]], seen.outputs["norm"], atol=1e-5)
+    # A teacher that gives no numbers any more is not noticed, until there is a picture that it has not seen.
+    broken = asked.replace(frozen=jax.tree.map(lambda leaf: leaf * jnp.nan, asked.frozen))
+    (again, second), (unbroken, expected) = step(broken, batch), step(asked, batch)
+    assert second["loss"] == expected["loss"] != first["loss"] and second["finite"] == 1
+    jax.tree.map(np.testing.assert_array_equal, again.params, unbroken.params)
+    assert step(broken, {**batch, "index": batch["index"].at[0].set(6)})[1]["finite"] == 0
+
+
 @pytest.mark.parametrize(
     "changes, teacher, named",
     [
@@ -85,6 +106,8 @@ def test_the_loss_is_what_its_parts_are(taught):
         ({"task__features": ({"student": "layer1_0", "teacher": "norm", "weight": 1.0},)}, {}, "one grid"),
         ({"task__features": ({"student": "fc", "teacher": "norm", "weight": 1.0},)}, {}, "map or all tokens"),
         ({"task__feature": ()}, {}, "'features'"),
+        ({"task__cache": True}, {}, "pad_crop changes them"),
+        ({"task__cache": True, "augment__pad_crop": 0, "data__crop": "random_resized"}, {}, "data.crop='random_resized' changes them"),
         ({}, {"num_classes": 7}, "7 classes"),
         ({}, {"mean": (0.1, 0.2)}, "2 values"),
         ({}, {"size": 8}, "frozen.teacher.size"),

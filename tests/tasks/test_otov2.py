@@ -10,7 +10,8 @@ import jaxvision
 from jaxvision import interop
 from jaxvision.compress.zero_invariant import group_norms, lowest
 from jaxvision.errors import CheckpointError, ConfigError
-from jaxvision.tasks.base import count
+from jaxvision.tasks import make_task
+from jaxvision.tasks.base import Problem, count
 from jaxvision.train.architecture import FILE
 from jaxvision.train.export_mode import export
 from jaxvision.train.modes import evaluate
@@ -69,10 +70,11 @@ def test_the_next_stage_goes_on_from_the_smaller_network(finished):
 
 
 def test_what_cannot_be_is_one_line(tmp_path):
-    with pytest.raises(ConfigError, match=r"optim\.ema"):
-        jaxvision.fit(config(optim__ema=0.9), tmp_path / "a", report=lambda line: None)
-    with pytest.raises(ConfigError, match=r"task\.target"):
-        jaxvision.fit(config(stages=(("prune", {"task": {**PRUNE, "target": 1.5}}),)), tmp_path / "b", report=lambda line: None)
+    problem = Problem(("a", "b"), 1, train_size=100, total_steps=24, steps_per_epoch=6.0)
+    wrong = ({"optim__ema": 0.9}, r"optim\.ema"), *(({"task": {**PRUNE, key: 1.5}}, rf"task\.{key}") for key in ("target", "most", "decay_norm"))
+    for changes, named in wrong:
+        with pytest.raises(ConfigError, match=named):
+            make_task(tiny(**{"task": PRUNE, "optim__ema": None, **changes}), problem)
     with pytest.raises(ConfigError, match="prune"):
         stages = (("prune", {"task": PRUNE, "steps": 1}), ("tune", {**TUNE, "model.architecture": "stage:prun"}))
         jaxvision.fit(config(stages=stages), tmp_path / "c", report=lambda line: None)

@@ -18,11 +18,11 @@ LONG = [pytest.mark.claim, pytest.mark.timeout(120)]
 MODEL = {"name": "resnet20_cifar", "depths": (1, 1), "widths": (8, 16), "zero_init": False}
 
 
-def run(workdir, task, rounds=1, then=None):
+def run(workdir, task, *then, rounds=1):
     crop = {"steps": rounds, "eval_every": rounds, "task": {"name": "precrop", "density": 0.2, **task}}
-    then = {"model.architecture": "stage:crop"} if then is None else then
+    stages = (("crop", crop), *(("train", changes) for changes in then))
     optim = {"name": "momentum", "lr": 0.05}
-    return jaxvision.fit(tiny(steps=3, model=dict(MODEL), optim=optim, stages=(("crop", crop), ("train", then))), workdir, report=lambda line: None)
+    return jaxvision.fit(tiny(steps=3, model=dict(MODEL), optim=optim, stages=stages), workdir, report=lambda line: None)
 
 
 def kernels(workdir):
@@ -30,7 +30,7 @@ def kernels(workdir):
 
 
 def test_a_cropped_network_has_the_budget_s_weights_and_is_trained_from_scratch(tmp_path):
-    metrics = run(tmp_path, {})
+    metrics = run(tmp_path, {}, {"model.architecture": "stage:crop"})
     whole, small = kernels(tmp_path / "crop"), kernels(tmp_path / "train")
     share = sum(leaf.size for leaf in small.values()) / sum(leaf.size for leaf in whole.values())
     figures = json.loads((tmp_path / "crop" / FILE).read_text())["figures"]
@@ -42,7 +42,7 @@ def test_a_cropped_network_has_the_budget_s_weights_and_is_trained_from_scratch(
 @pytest.mark.parametrize("weights", [pytest.param("scored", marks=LONG), "shuffled"])
 def test_a_mask_keeps_its_share_and_its_zeros_through_training(tmp_path, weights):
     task = {"scores": "synflow", "realize": "weights", "weights": weights}
-    run(tmp_path, task, rounds=4, then={"init_from": "stage:crop", "optim.keep_zeros": True})
+    run(tmp_path, task, {"init_from": "stage:crop", "optim.keep_zeros": True}, rounds=4)
     masked, trained = kernels(tmp_path / "crop"), kernels(tmp_path / "train")
     total = sum(leaf.size for leaf in masked.values())
     assert sum((leaf != 0).sum() for leaf in masked.values()) == pytest.approx(0.2 * total, abs=2)

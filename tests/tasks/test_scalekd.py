@@ -10,6 +10,7 @@ from PIL import Image
 from jaxvision import create_model, fit
 from jaxvision.errors import UserError
 from jaxvision.interop import save_pretrained
+from jaxvision.tasks import teacher_cache
 from jaxvision.tasks.base import weighted_mean
 from jaxvision.tasks.distil import squares
 from jaxvision.tasks.scalekd import ScaleKD, likeness, view_of
@@ -17,7 +18,7 @@ from jaxvision.train.init_from import read_checkpoint_variables
 from jaxvision.train.loading import load_run
 from jaxvision.train.loop import Progress, Stopped
 from jaxvision.train.mesh import make_mesh, state_shardings
-from jaxvision.train.modes import predict
+from jaxvision.train.modes import evaluate, predict
 from jaxvision.train.setup import Executables, set_up
 from jaxvision.train.writers import read_metrics
 from jaxvision.trees import named_leaves
@@ -114,14 +115,16 @@ def test_a_student_may_begin_from_a_file_and_is_what_a_later_stage_begins_from(t
     np.testing.assert_array_equal(jax.jit(run.model.apply)(run.variables, image), jax.jit(alone.apply)(variables, image))
 
 
-def test_a_student_predicts_when_its_teacher_has_gone(teacher, finished, tmp_path):
+def test_a_student_predicts_and_is_evaluated_when_its_teacher_has_gone(teacher, finished, tmp_path):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "digit.png")
     hidden = teacher[2].rename(tmp_path / "hidden.safetensors")
     try:
         written = predict(None, finished[0], tmp_path / "digit.png", output=tmp_path / "out", **QUIET)
+        metrics = evaluate(None, finished[0], **QUIET)
     finally:
         hidden.rename(teacher[2])
     assert written and all(path.is_file() for path in written)
+    assert metrics["test/accuracy"] == finished[1]["test/accuracy"] and not any("cosine" in name for name in metrics)
 
 
 def test_resumed_it_is_bit_identical_and_the_teacher_is_read_again(teacher, finished, tmp_path, monkeypatch):
@@ -170,6 +173,12 @@ def test_the_teacher_s_own_third_stage_goes_through_its_tail_to_its_own_last(tea
     one, two = task.tail({"teacher": variables}, seen, enter, leave, [seen.maps[enter], 2 * seen.maps[enter]])
     assert relative_error(one, seen.maps[leave]) < 1e-6  # the class token comes from the teacher's own pass
     assert relative_error(two, seen.maps[leave]) > 1e-2
+    # From answers that were kept, the same, though nothing of the pictures is left.
+    frozen, image, index = {"teacher": variables}, distilling.batch(task)["image"], jnp.arange(4)
+    kept = teacher_cache.empty(4, {"logits": task.teacher_shapes.logits, "outputs": task.teacher_shapes.outputs})
+    _, said = task.teach_once(frozen, image, index, kept)
+    again, _ = task.teach_once(frozen, jnp.zeros_like(image), index, teacher_cache.keep(kept, index, said))
+    assert relative_error(task.tail(frozen, again, enter, leave, [again.maps[enter]])[0], seen.maps[leave]) < 1e-6
 
 
 def test_the_tail_takes_swin_s_maps_from_before_they_are_merged():

@@ -8,7 +8,7 @@ import pytest
 from jaxvision import interop
 from jaxvision.errors import ConfigError
 from jaxvision.models.registry import create_model
-from jaxvision.tasks.base import build_frozen
+from jaxvision.tasks.networks import build_frozen
 from jaxvision.train import given
 from jaxvision.train.config import complete, plain
 from jaxvision.train.given import load_frozen

@@ -105,7 +105,7 @@ def test_a_table_that_makes_no_sense_is_one_line(phases, named):
     assert "\n" not in str(error.value)
 
 
-VARIANTS = ["demo", "fashion", "fashion,conv,cut", "deit_t,450", "caformer_s36,plus200", "resnet50,plus200,replay", "swin_s,baseline"]
+VARIANTS = ["demo", "digits,cut", "fashion", "fashion,conv,cut", "deit_t,450", "caformer_s36,plus200", "resnet50,plus200,replay", "swin_s,baseline"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

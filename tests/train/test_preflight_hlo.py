@@ -120,6 +120,10 @@ def test_flops_of_products_and_what_a_kernel_declares(module):
     main = module.computations["main"]
     assert hlo.flops(module, main["product"]) == 2 * 64 * 128 * 256
     assert hlo.flops(module, main["kernel"]) == 4096
+    start, end = TEXT.index('custom_call_target="tpu_custom_call"'), TEXT.index("\n  ROOT %sum")
+    triton = 'custom_call_target="__gpu$xla.gpu.triton", backend_config={grid_x = 3 : i32, serialized_metadata = "{\\22flops\\22: \\2281920\\22}"}'
+    gpu = hlo.parse(TEXT[:start] + triton + TEXT[end:])
+    assert hlo.flops(gpu, gpu.computations["main"]["kernel"]) == 81920
 
 
 @pytest.mark.parametrize(

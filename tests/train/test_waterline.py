@@ -22,6 +22,12 @@ def test_what_is_attainable_is_the_harmonic_mean_of_the_roofline():
     assert waterline.attainable((bound, free, copy), CHIP) == pytest.approx(CHIP.flops * 2 / 5)
 
 
+def test_layers_that_compute_and_move_nothing_are_one_line_of_the_table():
+    figures = {"layer": (1e9, 1e6, 1e-4), "norm1": (0.0, 0.0, 1e-6), "norm2": (0.0, 0.0), "copy": (0.0, 1e6)}
+    bars = [waterline.Bar(name, *values) for name, values in figures.items()]
+    assert [line.split()[0] for line in waterline.table(bars, CHIP).splitlines()] == ["layer", "layer", "copy", "(others)", "whole", "waterline:"]
+
+
 def test_bars_of_a_compiled_program_have_its_operations_and_its_layers(tmp_path):
     from flax import linen as nn
 
@@ -38,7 +44,7 @@ def test_bars_of_a_compiled_program_have_its_operations_and_its_layers(tmp_path)
     assert flops == {"first": 2 * 64 * 16 * 32, "second": 2 * 64 * 32 * 8}
     text = waterline.table(bars, CHIP)
     assert "first" in text and f"{(64 * 16 * 32 + 64 * 32 * 8) * 2 / 1e9:.2f}" in text
-    picture = waterline.draw([bar for bar in bars if bar.flops], CHIP, tmp_path / "waterline.png")
+    picture = waterline.draw(bars, CHIP, tmp_path / "waterline.png")
     gaps = waterline.draw_gaps([("net", 0.9, 1e-3, 4e-3)], tmp_path / "gaps.png")
     assert picture.read_bytes()[:4] == gaps.read_bytes()[:4] == b"\x89PNG"
 
@@ -79,6 +85,17 @@ def test_plans_are_printed_for_the_three_kinds_of_blocks(capsys):
         fused, apart = (float(word) for word in line.replace(" us", "").split()[-2:])
         assert fused <= apart
     assert "0.5 MiB on chip" in lines[-1]
+
+
+def test_a_layer_s_gap_is_the_part_of_its_bar_above_the_predicted_rate():
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    # At half and at a quarter of the peak; the second could reach half of it by its bytes.
+    waterline._waterline(axes, [waterline.Bar("a", CHIP.flops, 1.0, 2.0), waterline.Bar("b", CHIP.flops, 2 * CHIP.bandwidth, 4.0)], CHIP)
+    heights = [round(patch.get_height(), 3) for patch in axes.patches]
+    assert heights == [1.0, 0.5, 0.5, 0.25] and [patch.get_alpha() for patch in axes.patches] == [0.3, None] * 2
+    assert axes.patches[0].get_facecolor()[:3] != axes.patches[2].get_facecolor()[:3]
 
 
 def test_networks_are_compared_by_their_gaps(tmp_path, monkeypatch):

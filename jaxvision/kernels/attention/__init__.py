@@ -35,8 +35,9 @@ def self_attention(
       mask: pairs that are allowed.
       dropout: share of the weights that is zeroed, the others scaled up; `seed` is then a number an example, from which the same weights are
         dropped on every platform.
-      implementation: "reference", "tpu" or "cuda"; None takes the one for the platform that the program is compiled for, and plain XLA code
-        where that has none for these shapes.
+      implementation: "reference", "tpu", "cuda", or "triton", which is "cuda" without cuDNN; None takes the one for the platform that the program is
+        compiled for: on TPUs kernels for short and long sequences, on NVIDIA GPUs cuDNN where there are 16 bits, no bias and no dropout, and else
+        Triton's kernels up to 256 tokens. Where these do not cover the shapes, and in exported programs for GPUs, it is plain XLA code.
 
     Differentiable to every order in both modes. On a mesh (`jax.set_mesh`) each device computes its own examples.
     Raises ModelError when shapes do not go together.

@@ -33,6 +33,7 @@ BENCH = (
     *_vit("ViT-S/16", 6, 197, 577),
     *_vit("ViT-B/16", 12, 197, 577, 1600, 4096),
     *_vit("ViT-L/16", 16, 197, 577),
+    _case("BEiT-B/16, 197 tokens, relative positions", 197, 12, 64, 1),
     _case("BEiT-B/16, 577 tokens, relative positions", 577, 12, 64, 1),
     _case("Swin-T, stage 1, windows of 49", 49, 3, 32, 64),
     _case("Swin-T, stage 1, shifted windows of 49", 49, 3, 32, 64, own=True),

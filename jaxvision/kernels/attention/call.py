@@ -25,7 +25,7 @@ class Call:
       dropout: share of the weights that is zeroed; 0 for none.
       groups: runs of neighbouring examples (made by `vmap`), each of which has gradients of offset and bias of its own.
       cut: how the mesh around the call cuts the batch.
-      implementation: "reference", "tpu" or "cuda"; None takes the one for the platform that the program is compiled for.
+      implementation: "reference", "tpu", "cuda" or "triton"; None takes the one for the platform that the program is compiled for.
     """
 
     heads: int

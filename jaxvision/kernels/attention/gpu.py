@@ -1,5 +1,6 @@
 """Attention on NVIDIA GPUs: cuDNN's fused kernel through `jax.nn.dot_product_attention`, for 16-bit numbers without bias and dropout."""
 
+import functools
 import importlib.util
 
 import jax
@@ -12,13 +13,24 @@ from jaxvision.kernels.attention.call import Call
 PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
 
+@functools.cache
+def recent() -> bool:
+    """Whether the GPU of this machine has compute capability 8.0, which cuDNN's kernel and Triton's compiler want; true where there is none, for a
+    program that is compiled for one elsewhere."""
+    try:
+        return float(jax.local_devices(backend="cuda")[0].compute_capability) >= 8.0
+    except RuntimeError:
+        return True
+
+
 def covers(call: Call, *operands) -> bool:
     # A program may be exported for GPUs where JAX does not know which cuDNN there will be; it gets plain XLA code.
     if not any(map(importlib.util.find_spec, PLUGINS)):
         return False
     dims = {operands[0].shape[2] // 3} if call.packed else {x.shape[2] for x in operands[:3]}
     width = max(dims) // call.heads
-    return len(dims) == 1 and operands[0].dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128 and not (call.bias or call.dropout)
+    known = operands[0].dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128
+    return len(dims) == 1 and known and not (call.bias or call.dropout) and recent()
 
 
 def _attend(call: Call, *operands):

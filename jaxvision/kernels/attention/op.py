@@ -18,11 +18,13 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec as P
 
-from jaxvision.kernels.attention import gpu, reference, tpu, tpu_flash, tpu_long
+from jaxvision.kernels.attention import gpu, reference, tpu, tpu_flash, tpu_long, triton
 from jaxvision.kernels.attention.call import Call
 
 # In the order in which they are asked whether they cover a call; plain XLA code is what is left.
-IMPLEMENTATIONS = {"reference": (), "tpu": (tpu, tpu_long, tpu_flash), "cuda": (gpu,)}
+IMPLEMENTATIONS = {"reference": (), "tpu": (tpu, tpu_long, tpu_flash), "cuda": (gpu, triton), "triton": (triton,)}
+# What is interpreted elsewhere; cuDNN cannot be.
+PLATFORMS = {tpu: "tpu", tpu_long: "tpu", tpu_flash: "tpu", triton: "cuda"}
 
 
 def kernel_of(name: str, call: Call, operands):
@@ -51,7 +53,7 @@ def _run(platform: str, backwards: bool, *arrays, call: Call, which: tuple[int, 
     chosen = kernel_of(name, call, shapes) if _fits(call, operands, shapes) else None
     if chosen is None:
         return reference.backward(call, which, *arrays) if backwards else reference.forward(call, *operands)
-    options = {"interpret": platform != "tpu"} if name == "tpu" else {}
+    options = {"interpret": platform != PLATFORMS[chosen]} if chosen in PLATFORMS else {}
     if not backwards:
         return cut.over(functools.partial(chosen.forward, call, **options), split)(*operands)
     local = dataclasses.replace(call, groups=max(1, call.groups // cut.shards)) if cut.axes else call
@@ -92,10 +94,15 @@ def _primitive(name: str, reference_of, multiple: bool) -> Primitive:
     return primitive
 
 
-def _lower(primitive: Primitive, run, platform: str | None) -> None:
+def _lower(primitive: Primitive, run, platform: str | None, exported=None) -> None:
+    """`exported`: what a program that is exported has instead."""
     # One traced function a shape, so that blocks of the same shape share one function of the lowered module.
-    run = jax.jit(run, static_argnames=("call", "which"))
-    mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=primitive.multiple_results), platform=platform)
+    rules = [mlir.lower_fun(jax.jit(each, static_argnames=("call", "which")), primitive.multiple_results) for each in (run, exported or run)]
+
+    def lower(context, *operands, **static):
+        return rules[context.module_context.lowering_parameters.for_export](context, *operands, **static)
+
+    mlir.register_lowering(primitive, lower, platform=platform)
 
 
 def _plain_backward(*arrays, call, which):
@@ -106,8 +113,10 @@ forward = _primitive("forward", lambda *arrays, call: reference.forward(call, *a
 tangent = _primitive("tangent", lambda *arrays, call, which: _tangent(call, which, *arrays), False)
 backward = _primitive("backward", _plain_backward, True)
 for _platform in ("tpu", "cuda", None):
-    _lower(forward, functools.partial(_run, _platform or "reference", False), _platform)
-    _lower(backward, functools.partial(_run, _platform or "reference", True), _platform)
+    for _primitive_of, _backwards in ((forward, False), (backward, True)):
+        # Calls of cuDNN and of Triton are only promised to run with the versions that they are made with.
+        _plain = functools.partial(_run, "reference", _backwards) if _platform == "cuda" else None
+        _lower(_primitive_of, functools.partial(_run, _platform or "reference", _backwards), _platform, _plain)
 _lower(tangent, lambda *arrays, call, which: _tangent(call, which, *arrays), None)
 
 

@@ -18,7 +18,9 @@ PLAIN = Settings()
 def conv_block(
     x: Float[Array, "b h w c"], weights: Weights, settings: Settings = PLAIN, *, implementation: str | None = None
 ) -> Float[Array, "b h w c"]:
-    """x + project(activation(expand(norm(conv(x))))), stride 1, the image's dtype; differentiable where the reference runs, for it is inference's.
+    """x + project(activation(expand(norm(conv(x))))), in the image's dtype.
+
+    Stride 1. Differentiable where the reference runs, for it is inference's.
 
     Args:
       weights: see `Weights`; of a ConvFirst block by `fold_convfirst`, of a ConvNeXt block by `fold_convnext`.
@@ -36,7 +38,7 @@ def conv_block(
 
     cut = context_cut()
     local = jax.ShapeDtypeStruct(cut.local(x.shape), x.dtype)
-    if implementation != "tpu" or not (cut.fits(x.shape[0]) and tpu.covers(local, weights)):
+    if implementation != "tpu" or not (cut.fits(x.shape[0]) and tpu.covers(local, weights, settings)):
         return reference.forward(x, weights, settings)
 
     def kernel(interpret):

@@ -1,4 +1,5 @@
-"""Blocks of ConvFirstNet and ConvNeXt-T at inference. On TPUs "ours" is the fused kernel, which is used on request only; elsewhere the layers."""
+"""Blocks of ConvFirstNet and ConvNeXt-T at inference. On TPUs "ours" is the fused kernel, which is used on request only, where it covers
+a block; elsewhere the layers."""
 
 import functools
 

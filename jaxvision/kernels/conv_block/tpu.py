@@ -52,11 +52,12 @@ def _merged_size(weights: Weights) -> int:
     return k * k * min(channels, LANES) * channels
 
 
-def covers(x, weights: Weights) -> bool:
+def covers(x, weights: Weights, settings: Settings) -> bool:
     k, k2, group, channels = weights.conv.shape
     block = min(channels, LANES)
     return (
-        all(isinstance(n, int) for n in x.shape)
+        settings.activation in ACTIVATIONS
+        and all(isinstance(n, int) for n in x.shape)
         and x.dtype in DTYPES
         and x.shape[0] % _examples(x.dtype) == 0
         and k == k2
@@ -127,7 +128,7 @@ def forward(x, weights: Weights, settings: Settings, *, interpret: bool = False)
             total = project_bias[...] + x_ref[r].reshape(width * examples, channels).astype(jnp.float32)
             for start in range(0, wide, part):
                 h = product(u, expand[:, start : start + part]) + expand_bias[:, start : start + part]
-                total += product(_activated(h, settings.activation).astype(dtype), project[start : start + part])
+                total += product(ACTIVATIONS[settings.activation](h).astype(dtype), project[start : start + part])
             y_ref[r] = total.reshape(width, examples, channels).astype(dtype)
             return 0
 
@@ -156,7 +157,4 @@ def forward(x, weights: Weights, settings: Settings, *, interpret: bool = False)
     return y.transpose(2, 0, 1, 3)
 
 
-def _activated(h, activation: str):
-    if activation == "silu":
-        return h / (1 + jnp.exp(-h))
-    return 0.5 * h * (1 + lax.erf(h * 2**-0.5))
+ACTIVATIONS = {"silu": lambda h: h / (1 + jnp.exp(-h)), "gelu": lambda h: 0.5 * h * (1 + lax.erf(h * 2**-0.5))}

@@ -19,7 +19,7 @@ class Weights(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """activation: "silu" or "gelu"; epsilon: of a normalization over channels after the convolution, None for none."""
+    """activation: "silu", "gelu", "relu" or "relu6"; epsilon: of a normalization over channels after the convolution, None for none."""
 
     activation: str = "silu"
     epsilon: float | None = None
@@ -31,14 +31,19 @@ def fold_batch_norm(kernel, scale, bias, mean, var, epsilon: float = 1e-5):
     return kernel * factor, bias - mean * factor
 
 
+def fold_layers(params, batch_stats, layers, dtype, epsilon: float = 1e-5) -> list[Array]:
+    """Kernel, bias, kernel, bias, … of `layers`, (name, name of its batch norm) each; kernels of 1x1 pixels become matrices, biases are float32."""
+    folded = []
+    for name, norm_name in layers:
+        norm, stats = params[norm_name], batch_stats[norm_name]
+        kernel, bias = fold_batch_norm(params[name]["kernel"], norm["scale"], norm["bias"], stats["mean"], stats["var"], epsilon)
+        folded += [(kernel[0, 0] if kernel.shape[:2] == (1, 1) else kernel).astype(dtype), bias.astype(jnp.float32)]
+    return folded
+
+
 def fold_convfirst(params, batch_stats, dtype) -> Weights:
     """Of a ConvFirst block (`models/convfirst.py`): its three batch norms."""
-    folded = []
-    for name in ("conv", "expand", "project"):
-        norm, stats = params[f"{name}_norm"], batch_stats[f"{name}_norm"]
-        kernel, bias = fold_batch_norm(params[name]["kernel"], norm["scale"], norm["bias"], stats["mean"], stats["var"])
-        folded += [(kernel if name == "conv" else kernel[0, 0]).astype(dtype), bias.astype(jnp.float32)]
-    return Weights(*folded)
+    return Weights(*fold_layers(params, batch_stats, [(name, f"{name}_norm") for name in ("conv", "expand", "project")], dtype))
 
 
 def fold_convnext(params, dtype) -> Weights:

@@ -3,22 +3,27 @@ hold (Huang et al. 2019, arXiv 2002.08357, and CoDeNet, arXiv 2006.08357): offse
 
 Each tap of each output reads the image at a place of its own, between pixels by bilinear interpolation, zero outside. The square form knows its nine
 places up to that one number, so that it can be written as a sum over all radii of shifted images, each weighted by how near its radius is: many more
-multiply-adds, and no gather.
+multiply-adds, and no gather. On TPUs it is a kernel of matrix products (`tpu.py`).
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxvision.errors import ModelError, nearest
-from jaxvision.kernels.deform_conv import reference, shifted
+from jaxvision.errors import ModelError
+from jaxvision.kernels.deform_conv import reference, shifted, tpu
+from jaxvision.kernels.forms import Forms, Kernel
 from jaxvision.kernels.geometry import geometry
 
 __all__ = ["bounded", "deform_conv", "rounded", "square_deform_conv", "square_offsets"]
-SQUARE = {"reference": reference.square, "shifted": shifted.square}
+_SQUARE = Forms(
+    "square_deform_conv",
+    {"reference": reference.square, "shifted": shifted.square, "tpu": shifted.square},
+    {"tpu": "tpu"},
+    {"tpu": Kernel(tpu.forward, tpu.cotangents, tpu.covers, shared=(2,))},
+)
 # Rows and columns of the nine taps of a 3x3 kernel, from its centre.
 TEMPLATE = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))
 
@@ -65,37 +70,15 @@ def square_deform_conv(
 
     Args:
       scale: within [low, bound], as `bounded` makes it; below -1 the taps change sides.
-      implementation: "reference" (gathers), or "shifted" (a weighted sum over radii low + 1 … bound + 1); None takes that on TPUs, where a gather
-        costs more than hundreds of multiply-adds.
+      implementation: "reference" (gathers), "shifted" (a weighted sum over radii low + 1 … bound + 2), or "tpu" (matrix products, interpreted
+        elsewhere; by shifts where the image or its channels are not covered); None takes that on TPUs, gathers elsewhere. Differentiable to every
+        order in both modes.
 
     Raises ModelError when shapes do not go together, or the implementation is unknown.
     """
     if kernel.shape != (3, 3, 1, x.shape[-1]) or scale.shape != (*x.shape[:3], 1):
         raise ModelError(f"an image {tuple(x.shape)} takes a scale (b, h, w, 1) and a kernel (3, 3, 1, c), not {scale.shape} and {kernel.shape}")
-    if implementation is not None:
-        if implementation not in SQUARE:
-            raise ModelError(f"square_deform_conv has no implementation {implementation!r}; {nearest(implementation, SQUARE)}")
-        return SQUARE[implementation](x, scale, kernel, bound, low)
-    return _square(x, scale, kernel, bound, low)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _square(x, scale, kernel, bound, low):
-    forms = {name: lambda *arrays, form=form: form(*arrays, bound, low) for name, form in SQUARE.items()}
-    return jax.lax.platform_dependent(x, scale, kernel, tpu=forms["shifted"], default=forms["reference"])
-
-
-def _square_forward(x, scale, kernel, bound, low):
-    return _square(x, scale, kernel, bound, low), (x, scale, kernel)
-
-
-def _square_backward(bound, low, kept, slope):
-    """Of one form alone: derived through the choice, each platform's program would hand on what the other's derivative wants to remember."""
-    forms = {name: lambda slope, *arrays, form=form: jax.vjp(lambda *a: form(*a, bound, low), *arrays)[1](slope) for name, form in SQUARE.items()}
-    return jax.lax.platform_dependent(slope, *kept, tpu=forms["shifted"], default=forms["reference"])
-
-
-_square.defvjp(_square_forward, _square_backward)
+    return _SQUARE(x, scale, kernel, bound=bound, low=low, implementation=implementation)
 
 
 def square_offsets(scale: Float[Array, "b h w 1"]) -> Float[Array, "b h w 18"]:

@@ -19,7 +19,9 @@ SIGNS = (-1, 1)
 # program is for another platform and they are dropped.
 @functools.partial(jax.jit, static_argnames=("bound", "low"))
 def square(x, scale, kernel, bound: int, low: int = 0):
-    reach, (height, width) = max(bound + 1, -(low + 1)), x.shape[1:3]
+    # One radius more than there is: its weight is 0, and has a derivative where the scale stands at its bound.
+    largest, (height, width) = bound + 2, x.shape[1:3]
+    reach = max(largest, -(low + 1))
     padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (reach, reach, 0), (reach, reach, 0), (0, 0, 0)))
     w = kernel[:, :, 0].astype(x.dtype)
 
@@ -35,7 +37,7 @@ def square(x, scale, kernel, bound: int, low: int = 0):
     radius = 1 + scale.astype(jnp.float32)
     below = jnp.floor(lax.stop_gradient(radius))
     part = radius - below
-    near = {r: jnp.where(below == r, 1 - part, jnp.where(below == r - 1, part, 0)) for r in range(low + 1, bound + 2)}
+    near = {r: jnp.where(below == r, 1 - part, jnp.where(below == r - 1, part, 0)) for r in range(low + 1, largest + 1)}
     terms = [w[1, 1] * x]
     for r, weight in near.items():
         terms.append(weight.astype(x.dtype) * edges(r))

@@ -8,12 +8,11 @@ into it. The same kernel with the transposed band is the gradient of the image. 
 examples, in a block of the same shape, of whose diagonals the sums are taken outside.
 
 Inside the kernel channels lie next to one another in the sublanes: a strided store puts each channel's pixels in rows of their own once, bfloat16
-two channels to a word. An image too large for on-chip memory passes through in strips, each kept until the next has been read. Sums are float32.
+two channels to a word. An image too large for on-chip memory passes through in strips, each kept until the next has been read. Of a kernel so tall
+that no strip fits, a few rows at a time are a kernel of their own, and their maps are added up. Sums are float32.
 """
 
-import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -23,122 +22,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxvision.kernels.bilinear import Maps
-from jaxvision.kernels.geometry import Geometry
-
-LANES, SUBLANES = 128, 8
-# Bytes that one call may keep on chip: TPU v4 has 16 MiB, which is the least.
-BUDGET = 14 * 2**20
-# Columns that are written out one by one.
-MOST_COLUMNS = 128
-DTYPES = (jnp.bfloat16, jnp.float32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Band:
-    """A block of the banded matrix and how it moves down the image.
-
-    Attributes:
-      rows, columns: of the output of a block.
-      first, window: first input row of a block relative to its first step row (negative: padding), and how many input rows it sees.
-      step: input rows from one block to the next.
-      blocks: how many make the image.
-      source, target: sides of the whole input and output.
-    """
-
-    rows: int
-    first: int
-    window: int
-    step: int
-    blocks: int
-    source: tuple[int, int]
-    target: tuple[int, int]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.rows * self.target[1], self.window * self.source[1]
-
-    def cost(self) -> float:
-        """Cycles of the matrix unit a channel, and those of writing and reading the block once through memory; only their order matters."""
-        pixels, seen = _up(self.shape[0], 16), _up(self.shape[1], LANES)
-        return self.blocks * max(self.shape[1], seen // LANES * pixels) / 4 + 20 * self.blocks + pixels * seen / 90
-
-    def aligned(self) -> bool:
-        return self.blocks == 1 or (self.step * self.source[1] % SUBLANES == 0 and self.rows * self.target[1] % SUBLANES == 0)
-
-    def strips(self, dtype, summed: bool) -> int | None:
-        """Blocks a strip: all of them, or as many as fit; None where not even one does. `summed`: the block is the float32 result."""
-        item = jnp.dtype(dtype).itemsize
-        pixel = SUBLANES * LANES * 4
-        kept = 2 * (SUBLANES * 4 // item) * _up(self.shape[0], 16) * _up(self.shape[1], LANES) * (4 if summed else item)
-        for count in range(self.blocks, 0, -1):
-            whole = count == self.blocks
-            inner, outer = self._held(count)
-            seen = (self.source[0] if whole else count * self.step) * self.source[1]
-            made = (self.target[0] if whole else count * self.rows) * self.target[1]
-            if kept + pixel * (2 * seen + 2 * made + inner + outer) <= BUDGET:
-                if whole or self.window - self.step + self.first <= count * self.step:
-                    return count
-        return None
-
-    def _held(self, count: int) -> tuple[int, int]:
-        """Pixels of a channel kept for `count` blocks: of the input, of the output, each with room for the last store."""
-        above = max(0, -self.first)
-        if count == self.blocks:
-            rows = max(above + self.source[0], above + self.first + (self.blocks - 1) * self.step + self.window)
-        else:
-            rows = above + 2 * count * self.step
-        return _up(rows * self.source[1], SUBLANES) + SUBLANES, _up(count * self.rows * self.target[1], SUBLANES) + SUBLANES
-
-
-def _up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
-
-
-def _forward_band(geometry: Geometry, per: int) -> Band:
-    (height, width), (rows, columns) = geometry.size, geometry.output
-    stride, reach = geometry.strides[0], geometry.reach[0]
-    if per >= rows:
-        return Band(rows, 0, height, height, 1, (height, width), (rows, columns))
-    window = (per - 1) * stride + reach
-    return Band(per, -geometry.padding[0][0], window, per * stride, -(-rows // per), (height, width), (rows, columns))
-
-
-def _backward_band(geometry: Geometry, per: int) -> Band:
-    """From the gradient of the output to that of the input: `per` rows of the former a step."""
-    (height, width), (rows, columns) = geometry.size, geometry.output
-    stride, reach, top = geometry.strides[0], geometry.reach[0], geometry.padding[0][0]
-    if per >= rows:
-        return Band(height, 0, rows, rows, 1, (rows, columns), (height, width))
-    made = per * stride
-    first = -((reach - 1 - top) // stride)
-    return Band(made, first, (made - 1 + top) // stride - first + 1, per, -(-height // made), (rows, columns), (height, width))
-
-
-@functools.cache
-def band(geometry: Geometry, dtype, field: str) -> tuple[Band, int] | None:
-    """The cheapest band of a map and its blocks a strip, None where there is none."""
-    make = _backward_band if field == "input_grad" else _forward_band
-    found = []
-    for per in {*range(1, min(16, geometry.output[0])), geometry.output[0]}:
-        one = make(geometry, per)
-        if one.first <= 0 < one.window and one.aligned():
-            if strips := one.strips(dtype, field == "weight_grad"):
-                found.append((one.cost(), per, one, strips))
-    return min(found)[2:] if found else None
-
-
-def covers(a, b, geometry: Geometry) -> bool:
-    """A full set of lanes of examples, narrow enough images, and a band for each of the three maps."""
-    batch, channels = a.shape[0], a.shape[-1]
-    return (
-        isinstance(batch, int)
-        and batch % LANES == 0
-        and geometry.groups == channels == b.shape[-1]
-        and channels >= SUBLANES * 4 // jnp.dtype(a.dtype).itemsize
-        and a.dtype in DTYPES
-        and max(geometry.size[1], geometry.output[1]) <= MOST_COLUMNS
-        and all(band(geometry, jnp.dtype(a.dtype), field) for field in ("forward", "input_grad", "weight_grad"))
-    )
+from jaxvision.kernels.depthwise_conv import bands
+from jaxvision.kernels.depthwise_conv.bands import LANES, SUBLANES, Band, band, pieces
+from jaxvision.kernels.geometry import Geometry, Pair
 
 
 def _product(a, b, contracted, interpret: bool):
@@ -162,7 +48,7 @@ def _matrix(w, geometry: Geometry, one: Band, field: str, interpret: bool):
     # Kernel rows in the order in which they stand in a row of the block. (Turned later, the compiler would join this with the padding, and fail.)
     upside_down = field == "input_grad"
     kernel = lax.rev(w[:, :, 0], (0,)) if upside_down else w[:, :, 0]
-    bands = _product(kernel, jnp.asarray(across, w.dtype), ((1,), (0,)), interpret).astype(w.dtype).transpose(1, 2, 0, 3)
+    by_row = _product(kernel, jnp.asarray(across, w.dtype), ((1,), (0,)), interpret).astype(w.dtype).transpose(1, 2, 0, 3)
 
     rows, last = [], geometry.kernel[0] - 1
     for r in range(one.rows):
@@ -173,11 +59,11 @@ def _matrix(w, geometry: Geometry, one: Band, field: str, interpret: bool):
             stands = [(i, t // sh - one.first) for i, t in down if t % sh == 0]
         stands = [(i, t) for i, t in stands if 0 <= t < one.window]
         if not stands:
-            rows.append(jnp.zeros_like(bands, shape=(w.shape[-1], columns, one.window * width)))
+            rows.append(jnp.zeros_like(by_row, shape=(w.shape[-1], columns, one.window * width)))
             continue
         (i, t), count = stands[0], len(stands)
         by, apart = (stands[1][0] - i, stands[1][1] - t) if count > 1 else (1, 1)
-        seen = lax.slice_in_dim(bands, i, stands[-1][0] + 1, by, 2)
+        seen = lax.slice_in_dim(by_row, i, stands[-1][0] + 1, by, 2)
         sides = (t, one.window - 1 - t - (count - 1) * apart, apart - 1)
         placed = lax.pad(seen, jnp.zeros((), seen.dtype), ((0, 0, 0), (0, 0, 0), sides, (0, 0, 0)))
         rows.append(placed.reshape(w.shape[-1], columns, one.window * width))
@@ -286,7 +172,7 @@ def _setting(one: Band, strip: int, x):
     per_word = 4 // x.dtype.itemsize
     group = SUBLANES * per_word
     strips = 1 if whole else -(-one.blocks // strip) + 1
-    inner, outer = one._held(strip)
+    inner, outer = one.held(strip)
     last = -(-one.source[0] // (strip * one.step)) - 1
     seen = (one.source[0] if whole else strip * one.step, one.source[1], group, LANES)
     made = (one.target[0] if whole else strip * one.rows, one.target[1], group, LANES)
@@ -300,7 +186,7 @@ def _setting(one: Band, strip: int, x):
 
 def _call(kernel, grid, specs, out, shape, held, interpret: bool, parallel: int):
     order = ("parallel",) * parallel + ("arbitrary",) * (3 - parallel)
-    params = pltpu.CompilerParams(dimension_semantics=order, vmem_limit_bytes=BUDGET + 2**20)
+    params = pltpu.CompilerParams(dimension_semantics=order, vmem_limit_bytes=bands.BUDGET + 2**20)
     return pl.pallas_call(
         kernel, grid=grid, in_specs=specs, out_specs=out, out_shape=shape, scratch_shapes=held, interpret=interpret, compiler_params=params
     )
@@ -344,15 +230,34 @@ def _apply(x, w, geometry: Geometry, field: str, interpret: bool):
     return _call(kernel, grid, [source, spec], target, shape, held, interpret, 2)(x, matrix).transpose(3, 0, 1, 2)
 
 
+def _without(x, rows: Pair):
+    return x[:, rows[0] : x.shape[1] - rows[1]] if any(rows) else x
+
+
+def _summed(maps, dtype):
+    """The sum of (map, rows that are missing above and below)."""
+    if len(maps) == 1:
+        return maps[0][0]
+    whole = [jnp.pad(y.astype(jnp.float32), ((0, 0), missing, (0, 0), (0, 0))) for y, missing in maps]
+    return functools.reduce(jnp.add, whole).astype(dtype)
+
+
 def forward(x, w, geometry: Geometry, *, interpret: bool = False):
-    return _apply(x, w, geometry, "forward", interpret)
+    parts = pieces(geometry, x.dtype, "forward")
+    return _summed([(_apply(_without(x, p.unseen), w[slice(*p.rows)], p.geometry, "forward", interpret), p.unmade) for p in parts], x.dtype)
 
 
 def input_grad(dy, w, geometry: Geometry, *, interpret: bool = False):
-    return _apply(dy, w, geometry, "input_grad", interpret)
+    parts = pieces(geometry, dy.dtype, "input_grad")
+    return _summed([(_apply(_without(dy, p.unmade), w[slice(*p.rows)], p.geometry, "input_grad", interpret), p.unseen) for p in parts], dy.dtype)
 
 
 def weight_grad(x, dy, geometry: Geometry, *, interpret: bool = False):
+    parts = pieces(geometry, x.dtype, "weight_grad")
+    return jnp.concatenate([_weight_grad(_without(x, p.unseen), _without(dy, p.unmade), p.geometry, interpret) for p in parts])
+
+
+def _weight_grad(x, dy, geometry: Geometry, interpret: bool):
     one, strip = band(geometry, x.dtype, "weight_grad")
     x, dy = x.transpose(1, 2, 3, 0), dy.transpose(1, 2, 3, 0)
     whole, per_word, grid, source, target, spec, held, (inner, outer) = _setting(one, strip, x)
@@ -395,14 +300,4 @@ def weight_grad(x, dy, geometry: Geometry, *, interpret: bool = False):
     return jax.linear_transpose(lambda w: _matrix(w, geometry, one, "forward", interpret), w)(sums)[0].astype(dy.dtype)
 
 
-def ahead(field: str, geometry: Geometry) -> bool:
-    """Whether a map is faster than the compiler's own (docs/performance.md): theirs grows with the taps, ours hardly does."""
-    least = SOME_TAPS if math.prod(geometry.output) >= LARGE[field] else MANY_TAPS
-    return math.prod(geometry.kernel) >= least and (field != "weight_grad" or geometry.kernel[0] <= TALLEST)
-
-
-# 7x7 is ahead on large maps, from 9x9 on all are, 5x5 is not. The gradient of the kernel is made of sums of diagonals, which take the compiler
-# minutes at 27x27.
-SOME_TAPS, MANY_TAPS, TALLEST = 45, 75, 15
-LARGE = {"forward": 28 * 28, "input_grad": 28 * 28, "weight_grad": 56 * 56}
-MAPS = Maps(forward, input_grad, weight_grad, covers, hand_cut=True, ahead=ahead)
+MAPS = Maps(forward, input_grad, weight_grad, bands.covers, hand_cut=True, ahead=bands.ahead)

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from jaxvision.augment.boxes import make_box_augment
 from jaxvision.errors import ConfigError, DataError, nearest
+from jaxvision.kernels.block_resize import repeat_pixels
 from jaxvision.nn.quantize import RANGES
-from jaxvision.nn.resize import repeat_pixels
 from jaxvision.tasks.base import Task, weighted_mean
 from jaxvision.tasks.detect.average_precision import METRICS, check_coco
 from jaxvision.tasks.detect.centers import Found, Targets, center_distance, focal_loss, peaks, targets

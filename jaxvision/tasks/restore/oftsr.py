@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxvision.augment.rows import row_keys
 from jaxvision.errors import ConfigError, nearest
-from jaxvision.nn.resize import repeat_pixels, resize
+from jaxvision.kernels.block_resize import repeat_pixels
+from jaxvision.nn.resize import resize
 from jaxvision.tasks.base import total, weighted_mean
 from jaxvision.tasks.restore import flow
 from jaxvision.tasks.restore.supervised import METRICS, SHOWN, Restore, pixels

@@ -132,6 +132,10 @@ class Restore(Task):
         self.mean, self.std = (np.asarray(self.constants[key][:channels], np.float32) for key in ("mean", "std"))
         self.judges = {name: create_model(config.frozen[name].model, num_classes=0) for name in set(PERCEPTUAL.values()) & set(config.frozen)}
 
+    @property
+    def evaluate_frozen(self) -> tuple[str, ...]:
+        return tuple(PERCEPTUAL[name] for name in self.metrics if name in PERCEPTUAL)
+
     # --- what a network with other inputs overrides ---
 
     def init_variables(self, key, shapes):

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxvision.augment.volume import make_volume_augment
 from jaxvision.errors import ConfigError, nearest
-from jaxvision.tasks.base import Task, Windows, build_model, weighted_mean
+from jaxvision.tasks.base import Task, Windows, weighted_mean
+from jaxvision.tasks.networks import build_model
 from jaxvision.tasks.segment.measures import METRICS, mean_of_classes, measure_classes
 from jaxvision.tasks.segment.pictures import voc_palette
 

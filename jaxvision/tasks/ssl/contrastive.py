@@ -1,4 +1,4 @@
-"""Contrastive losses of pairs of unit vectors, and of queries against a queue, as pure functions.
+"""Contrastive losses of pairs of unit vectors, of queries against a queue, and of nearest neighbours, as pure functions.
 
 Notation: s = cosine / temperature, s+ of a pair, U the sum of exp(s) over the negatives. InfoNCE = -s+ + log(exp(s+) + U); decoupled (DCL, Yeh et
 al. 2022, arXiv 2110.06848) = -s+ + log U. With q = U / (exp(s+) + U) the gradient of the first is q times the gradient of the second.
@@ -56,6 +56,23 @@ def against_queue(
     """Terms (b,) of a query, its key, and the rows of a queue as negatives; all of length 1."""
     scores = jnp.matmul(query, queue.T, precision="high") / temperature
     return Terms((query * key).sum(-1) / temperature, jax.nn.logsumexp(scores, axis=-1))
+
+
+def against_batch(query: Float[Array, "b v d"], key: Float[Array, "b v d"], temperature: float) -> Terms:
+    """Terms (b, v) of queries, each with its row's key, and the keys of the other rows in the same column as negatives; all of length 1.
+
+    Raises ConfigError for a batch of one, which has no negatives.
+    """
+    if query.shape[0] < 2:
+        raise ConfigError(f"a batch of {query.shape[0]} has no negatives: set batch_size to at least 2")
+    scores = jnp.einsum("ivd,jvd->vij", query, key, precision="highest") / temperature
+    negative = jax.nn.logsumexp(jnp.where(jnp.eye(query.shape[0], dtype=bool), -jnp.inf, scores), axis=-1)
+    return Terms((query * key).sum(-1) / temperature, negative.T)
+
+
+def nearest_rows(z: Float[Array, "... d"], support: Float[Array, "n d"]) -> Float[Array, "... d"]:
+    """For each vector the row of `support` with the largest cosine, all of length 1."""
+    return support[jnp.matmul(z, support.T, precision="high").argmax(-1)]
 
 
 def info_nce(terms: Terms) -> Float[Array, "..."]:

@@ -1,7 +1,7 @@
 """What contrastive and self-distilled methods share: views of every picture, a backbone with a projection head, and how well it does meanwhile.
 
-A method is a file that overrides `loss`. The parameters are {"backbone", "projector"[, "prototypes"]}; a later stage takes the backbone with
-`init_from="stage:…"` and `init_branch="backbone"`, and these stages themselves start their backbone from `init_from`.
+A method is a file that overrides `loss`. The parameters are {"backbone", "projector"[, "prototypes" or "predictor"]}; a later stage takes the
+backbone with `init_from="stage:…"` and `init_branch="backbone"`, and these stages themselves start their backbone from `init_from`.
 
 Evaluation asks for no labels of its own: where the data have classes, `test/knn` is the accuracy of the weighted nearest-neighbour vote
 (tasks/knn.py) on the backbone's features, and `test/spread` the standard deviation of normalized features times the root of their width: 1 where
@@ -17,9 +17,10 @@ from jaxtyping import Array, Float
 
 from jaxvision.augment.views import make_views, read_views
 from jaxvision.errors import ConfigError, nearest
-from jaxvision.nn.projector import INITIALIZERS, Projected, Projector, Prototypes, read_layers, unit
-from jaxvision.tasks.base import Task, build_model
+from jaxvision.nn.projector import INITIALIZERS, Layers, Projected, Projector, Prototypes, read_layers, unit
+from jaxvision.tasks.base import Task
 from jaxvision.tasks.knn import vote
+from jaxvision.tasks.networks import build_model
 from jaxvision.tasks.state import TrainState
 
 SHARED = ("name", "views", "view_size", "head", "head_init", "monitor", "k", "vote_temperature")
@@ -38,6 +39,7 @@ class Pretrain(Task):
     HEAD: Any = "moco_v2"
     HEAD_INIT = "torch"
     MOST_VIEWS: int | None = None
+    predictor: Layers = ()  # of a perceptron on top of the projections
     splits = ("train", "test")
     branch = "backbone"
 
@@ -68,7 +70,8 @@ class Pretrain(Task):
         backbone = build_model(self.config, num_classes=0)
         types = {"dtype": backbone.dtype, "param_dtype": backbone.param_dtype}
         groups = getattr(backbone, "norm_groups", 1)
-        return Projected(backbone, Projector(self.layers, self.head_init, norm_groups=groups, **types), self.build_prototypes())
+        perceptron = lambda layers: Projector(layers, self.head_init, norm_groups=groups, **types) if layers else None
+        return Projected(backbone, perceptron(self.layers), self.build_prototypes(), perceptron(self.predictor))
 
     def build_prototypes(self) -> Prototypes | None:
         return None
@@ -88,7 +91,7 @@ class Pretrain(Task):
         return batch
 
     def project(self, params, stats, views, key) -> tuple[Float[Array, "b v e"], Any, dict[str, Any]]:
-        """(projections of length 1, scores of prototypes or None, new batch statistics) of a training pass."""
+        """(projections of length 1; scores of prototypes, predictions or None; new batch statistics) of a training pass."""
         variables = {"params": params, **({"batch_stats": stats} if stats else {})}
         (y, scores), new = self.model.apply(variables, views, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
         return unit(y), scores, new.get("batch_stats", {})

@@ -148,10 +148,9 @@ def _listings(folder: pathlib.Path, before: set[str]) -> list[pathlib.Path]:
 
 
 def main(topology: str, folder: str) -> None:
-    from jaxvision.train.preflight.topology import open_topology
+    from jaxvision.train.preflight.topology import one_chip, open_topology
 
-    chip = topology.split(":")[0]
-    device = open_topology(topology if chip not in ("v5e", "v6e") else f"{chip}:1x1").devices[0]
+    device = open_topology(one_chip(topology)).devices[0]
     found: list[float | None] = []
     for number, kernel in enumerate(json.load(sys.stdin)):
         before = {path.name for path in pathlib.Path(folder).glob("*-final_bundles.txt")}

@@ -1,6 +1,7 @@
 """What a compiled program would take on a chip: the compiler's own estimates, and a price by hand for what it gives none.
 
     estimated by the compiler                cycles over the clock, a loop's body times its trips
+    of whose code there is a listing         the larger of bytes over the memory's rate and bundles (grouped.py, schedules.py), not the estimate
     kernels written by hand                  the larger of bytes over the memory's rate, declared operations over the peak, and bundles (kernels.py)
     gathers, scatters, sorts                 the larger of bytes over the memory's rate and cycles an element, below
     other ops without an estimate            bytes over the memory's rate, operations over the peak, whichever is longer
@@ -45,7 +46,7 @@ class Priced:
 
     Attributes:
       seconds: of all executions; 0 for what runs beside other work.
-      how: "compiler", "hand", "link", "beside" or "none".
+      how: "compiler" (its estimate), "listing" (of its code), "hand", "link", "beside" or "none".
       bytes: moved to and from the main memory; flops: of matrix products and convolutions.
     """
 
@@ -62,18 +63,25 @@ class Priced:
         return self.op.layer.split("/")[0] == "prepare"
 
 
-def price(module: hlo.Module, chip: Chip, kernel_cycles: Mapping[str, float] | None = None) -> list[Priced]:
-    """Every op that takes time or moves bytes, in the order of the program. kernel_cycles: {op name: cycles of one call} of hand-written kernels."""
-    known = kernel_cycles or {}
+def price(module: hlo.Module, chip: Chip, listed: Mapping[str, float] | None = None) -> list[Priced]:
+    """Every op that takes time or moves bytes, in the order of the program.
+
+    Args:
+      listed: {op name: cycles of one call} by the listings of bundles: of hand-written kernels, or of the compiler's own code too.
+    """
+    listed = listed or {}
     found = []
     for op, times in hlo.executed(module):
         how = _how(module, op)
         if how is None:
             continue
+        if how == "compiler" and op.name in listed:
+            how = "listing"
         moved, flops = _bytes(module, op), hlo.flops(module, op)
         seconds = {
             "compiler": lambda: op.cycles / chip.clock,
-            "hand": lambda: max(moved / chip.bandwidth, flops / chip.flops, known.get(op.name, _cycles(module, op, chip)) / chip.clock),
+            "listing": lambda: max(moved / chip.bandwidth, listed[op.name] / chip.clock),
+            "hand": lambda: max(moved / chip.bandwidth, flops / chip.flops, max(listed.get(op.name, 0.0), _cycles(module, op, chip)) / chip.clock),
             "link": lambda: sum(_ring(each) / chip.link for each in hlo.collectives_of(module, op)),
             "beside": lambda: 0.0,
             "none": lambda: 0.0,
@@ -142,7 +150,7 @@ class Sum:
 
     Attributes:
       seconds: of all; augmentation_seconds: of it, what prepares the batch.
-      by: {"compiler", "hand", "link": seconds}.
+      by: {"compiler", "listing", "hand", "link": seconds}.
       flops: of network and optimizer; augmentation_flops: of the rest.
       bytes: to and from the main memory; unpriced_share: of them in ops without any price.
       memory_bound: whether `seconds` is the time of the bytes alone, which the ops' own prices do not reach.
@@ -166,7 +174,7 @@ class Sum:
 
 
 def total(priced: list[Priced], chip: Chip) -> Sum:
-    by = {how: sum(each.seconds for each in priced if each.how == how) for how in ("compiler", "hand", "link")}
+    by = {how: sum(each.seconds for each in priced if each.how == how) for how in ("compiler", "listing", "hand", "link")}
     seconds, moved = sum(by.values()), sum(each.bytes for each in priced if each.op.opcode != "while")
     of = lambda field, wanted: sum(getattr(each, field) for each in priced if each.augmentation == wanted)
     floor = moved / chip.bandwidth

@@ -15,16 +15,18 @@ from typing import Any
 import jax
 
 from jaxvision import data as data_room
-from jaxvision.data.declared import declared_source
+from jaxvision.data.declared import DeclaredSource, declared_source
 from jaxvision.data.subset import limited
 from jaxvision.errors import DataError, OutOfTimeError, UserError
 from jaxvision.models.registry import input_channels, shapes_of, variant_of
-from jaxvision.tasks.base import build_frozen, count
+from jaxvision.tasks.base import count
+from jaxvision.tasks.networks import build_frozen
 from jaxvision.train.architecture import without_architecture
 from jaxvision.train.config import plain
 from jaxvision.train.curriculum import lower_resize
 from jaxvision.train.mesh import batch_shards
 from jaxvision.train.preflight import hlo, price
+from jaxvision.train.preflight.grouped import grouped_convolutions, grouped_cycles
 from jaxvision.train.preflight.kernels import kernel_cycles, kernels_of
 from jaxvision.train.preflight.topology import COMPILER_OPTIONS, Topology
 from jaxvision.train.setup import Executables, Setup, in_phase, set_up
@@ -32,7 +34,7 @@ from jaxvision.train.stages import stage_configs
 from jaxvision.train.writers import replace_file
 
 # Part of a kept result's name: what is read from a program, and how, changed.
-FORMAT = 2
+FORMAT = 3
 AT_ONCE = 2
 COSTLIEST = 10
 KINDS = ("train", "eval", "init", "resize")
@@ -101,8 +103,12 @@ def _sources(config: Any, notes: list[str]) -> dict[str, Any]:
             sources[split] = declared_source(config.data, split, (*config.image_size, channels))
             note = f"data: {config.data.source} cannot be opened here; taken as declared"
             notes.extend([note] if note not in notes else [])
-    if config.data.limit is not None:
-        sources["train"] = limited(sources["train"], config.data.limit, config.data.limit_seed)
+    limit, by = config.data.limit, config.data.limit_by
+    if isinstance(sources["train"], DeclaredSource) and by:
+        # Nobody knows their groups: a share of them is a share of the examples, a number of them any number.
+        limit, by = limit if isinstance(limit, float) else None, ""
+    if limit is not None:
+        sources["train"] = limited(sources["train"], limit, config.data.limit_seed, by)
     return sources
 
 
@@ -254,7 +260,8 @@ def _figures(lowered: Any, name: str, topology: Topology, cache: pathlib.Path | 
     else:
         spent = time.monotonic() - began
         module = hlo.parse(compiled.as_text())
-        found = figures(module, _memory(compiled), topology, kernel_cycles(module, topology.name, cache))
+        listed = kernel_cycles(module, topology.name, cache) | grouped_cycles(module, topology.name, cache)
+        found = figures(module, _memory(compiled), topology, listed)
     del clock.since[name]
     found["compile_seconds"] = round(spent if found["compiled"] else time.monotonic() - began, 1)
     report(f"  {name}: compiled in {found['compile_seconds']:.0f} s" if found["compiled"] else f"  {name}: does not fit")
@@ -295,7 +302,7 @@ def too_large(message: str, memory: float) -> dict[str, Any] | None:
 def figures(module: hlo.Module, memory: Mapping[str, int], topology: Topology, cycles: Mapping[str, float]) -> dict[str, Any]:
     """What a page says of one program, as JSON: memory of a chip, predicted time and shares, collectives, the costliest ops.
 
-    cycles: {op name: cycles of one call} of hand-written kernels.
+    cycles: {op name: cycles of one call} of hand-written kernels and of grouped convolutions, by their listings.
     """
     chip = topology.chip
     priced = price.price(module, chip, cycles)
@@ -326,6 +333,7 @@ def figures(module: hlo.Module, memory: Mapping[str, int], topology: Topology, c
         "share_of_peak_with_augmentation": sums.share_of_peak(chip, augmentation=True),
         "collectives": collectives,
         "unscheduled_kernels": len(kernels_of(module).keys() - cycles.keys()),
+        "unlisted_convolutions": len(grouped_convolutions(module).keys() - cycles.keys()) if chip.platform == "tpu" else 0,
         "undeclared_kernels": sum(each.times for each in priced if each.op.opcode == "custom-call" and each.how == "hand" and not each.flops),
         "costliest": [_row(each) for each in sorted(priced, key=lambda each: -each.seconds)[:COSTLIEST]],
         "by_hand": [_row(each) for each in by_hand[:COSTLIEST]],

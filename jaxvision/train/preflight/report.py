@@ -120,6 +120,8 @@ def _remarks(stages: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
         found.append("the compiler estimates no times for this chip: every op is priced by its bytes and operations, a lower bound")
     if train.get("unscheduled_kernels"):
         found.append(f"{train['unscheduled_kernels']} kernels could not be compiled alone: they are priced by bytes and declared operations only")
+    if train.get("unlisted_convolutions"):
+        found.append(f"{train['unlisted_convolutions']} grouped convolutions could not be compiled alone: their times are rough estimates")
     if train.get("undeclared_kernels"):
         found.append(f"operations inside {train['undeclared_kernels']} calls of kernels that declare none are not counted in the share of the peak")
     return found
@@ -153,7 +155,8 @@ def page(summary: Mapping[str, Any]) -> str:
         by = last["seconds_by"]
         seconds = summary["predicted_step_seconds"]
         lines.append(
-            f"train step {_ms(seconds)}: {_ms(by['compiler'])} by the compiler's estimates, {_ms(by['hand'])} priced by hand, "
+            f"train step {_ms(seconds)}: {_ms(by['compiler'])} by the compiler's estimates, {_ms(by['listing'])} by listings of its code, "
+            f"{_ms(by['hand'])} priced by hand, "
             f"{_ms(by['link'])} collectives; of it augmentation {_ms(summary['predicted_augmentation_seconds'])}; "
             f"without any price {last['unpriced_share']:.1%} of the bytes"
         )

@@ -39,6 +39,12 @@ class Topology:
     devices: tuple[Any, ...]
 
 
+def one_chip(name: str) -> str:
+    """The smallest topology of the same kind: the one to compile a part of a program for, alone."""
+    chip = name.partition(":")[0]
+    return f"{chip}:1x1" if chip in ("v5e", "v6e") else name
+
+
 def open_topology(name: str) -> Topology:
     """The devices of "v5e:16x16", "v4:4x4x4" or "h100:8".
 

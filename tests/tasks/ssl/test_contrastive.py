@@ -116,6 +116,23 @@ def test_groups_do_depend_on_the_cut_and_have_to_divide_it():
             c.pairs(z, TAU, groups)
 
 
+@pytest.mark.parametrize("n", [2, 8, 33])
+def test_nearest_neighbours_against_the_other_pictures_of_the_batch_are_what_the_definition_says(n):
+    z, key, support = (np.asarray(unit(normal(name, *shape))) for name, shape in (("z", (n, 2, 16)), ("key", (n, 2, 16)), ("queue", (24, 16))))
+    ordinary, without = np.zeros((n, 2)), np.zeros((n, 2))
+    for i in range(n):
+        for view in range(2):
+            neighbour = max(support, key=lambda row, i=i, view=view: row @ z[i, view])
+            positive, *rest = (neighbour @ key[j, view] / TAU for j in (i, *(j for j in range(n) if j != i)))
+            ordinary[i, view] = -positive + np.log(np.exp(positive) + np.sum(np.exp(rest)))
+            without[i, view] = -positive + np.log(np.sum(np.exp(rest)))
+    query = c.nearest_rows(jnp.asarray(z), jnp.asarray(support))
+    np.testing.assert_allclose(c.info_nce(c.against_batch(query, jnp.asarray(key), TAU)), ordinary, rtol=1e-9)
+    np.testing.assert_allclose(c.decoupled(c.against_batch(query, jnp.asarray(key), TAU)), without, rtol=1e-9)
+    with pytest.raises(ConfigError, match="a batch of 1 has no negatives"):
+        c.against_batch(query[:1], jnp.asarray(key[:1]), TAU)
+
+
 def test_the_queue_holds_the_last_keys_after_it_has_wrapped():
     queue, at = jnp.full((6, 2), -1.0), jnp.zeros((), jnp.int32)
     push = jax.jit(c.enqueue)

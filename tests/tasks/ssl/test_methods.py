@@ -19,6 +19,7 @@ TASKS = {
     "simclr": {},
     "moco": {"queue": 8, "momentum": 0.9},
     "swav": {"prototypes": 6, "freeze": 2, "queue": 8, "queue_start": 1},
+    "nnclr": {"queue": 8, "decoupled": True, "predictor": ((8, "bn_relu"), (6, ""))},
     "dino": {"prototypes": 6, "freeze": 2, "warmup": 2, "teacher_temperature": (0.04, 0.08), "momentum": 0.9},
 }
 OPTIM = {"simclr": {"optim__name": "sgd", "optim__lr": 1.0, "optim__schedule": "constant", "optim__clip_each": 0.05}}
@@ -93,6 +94,27 @@ def test_moco_s_keys_follow_slowly_and_fill_the_queue_in_turn(runs):
     np.testing.assert_allclose(np.linalg.norm(queues[3], axis=1), 1, rtol=1e-5)
     start = found[0].extra["key"]["params"]
     jax.tree.map(np.testing.assert_array_equal, start, found[0].params)
+
+
+def test_nnclr_s_support_set_takes_first_views_in_turn_and_no_gradient_comes_through_it(runs):
+    found, metrics = runs("nnclr")
+    task, state = task_of("nnclr"), found[2]
+    prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, 2))
+    made = task.prepare(batch(2), prepare_key, train=True)
+    key = jax.random.fold_in(loss_key, 0)
+    z, predicted, _ = task.project(state.params, state.extra["batch_stats"], made["views"], key)
+    queues = [np.asarray(each.extra["queue"]) for each in found]
+    np.testing.assert_array_equal(queues[3][4:], queues[2][4:])
+    np.testing.assert_allclose(queues[3][:4], z[:, 0], atol=1e-5)
+    assert [int(each.extra["at"]) for each in found] == [0, 4, 0, 4, 0] and np.abs(queues[3][:4] - queues[2][:4]).max() > 1e-3
+    # The loss by its definition: the neighbour of one view, predictions from the other, and no positive in the denominator.
+    neighbour = queues[2][np.argmax(np.asarray(z) @ queues[2].T, axis=-1)]
+    p = np.asarray(predicted) / np.linalg.norm(predicted, axis=-1, keepdims=True)
+    score = np.stack([neighbour[:, view] @ p[:, 1 - view].T / 0.1 for view in range(2)])
+    off = np.where(np.eye(BATCH, dtype=bool), -np.inf, score)
+    assert metrics[2]["loss"] == pytest.approx((np.log(np.exp(off).sum(-1)) - score[:, range(BATCH), range(BATCH)]).mean(), rel=1e-4)
+    assert metrics[2]["nearness"] == pytest.approx((neighbour * np.asarray(z)).sum(-1).mean(), rel=1e-4)
+    assert np.abs(named_leaves(found[1].params)["predictor/fc1/kernel"] - named_leaves(found[0].params)["predictor/fc1/kernel"]).max() > 1e-4
 
 
 def test_swav_s_prototypes_stand_still_then_move_on_the_sphere_and_its_queue_begins_when_told(runs):
@@ -170,6 +192,7 @@ def test_the_monitor_votes_by_features_of_length_one_and_sees_collapse():
         ("simclr", {"task": {"tau": 1}}, "task.tau is not a key of the task 'ssl/simclr'"),
         ("dcl", {"task": {"loss": "dlc"}}, "task.loss 'dlc' is unknown; did you mean 'dcl'"),
         ("dino", {"optim__ema": 0.9}, "leave optim.ema out"),
+        ("nnclr", {"task": {"predictor": ((8, "relu"), (5, ""))}}, "task.predictor ends at width 5, what it is compared with at 6"),
         ("swav", {"task": {"head": "swaw"}}, "did you mean 'swav'"),
     ],
 )
@@ -180,5 +203,5 @@ def test_settings_that_cannot_be_are_one_line(name, changes, message):
 
 def test_tasks_are_listed_and_what_they_share_is_not():
     names = [name for name in list_tasks() if name.startswith("ssl/")]
-    assert {"ssl/simclr", "ssl/dcl", "ssl/moco", "ssl/swav", "ssl/dino"} <= set(names)
+    assert {"ssl/simclr", "ssl/dcl", "ssl/moco", "ssl/nnclr", "ssl/swav", "ssl/dino"} <= set(names)
     assert not {"ssl/pretrain", "ssl/contrastive"} & set(names)

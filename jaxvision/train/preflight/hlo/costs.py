@@ -48,7 +48,8 @@ def flops(module: Module, op: Op) -> float:
 
 def _call_flops(module: Module, op: Op) -> float:
     """Of a call: what it declares, or what cuBLAS and cuDNN compute in it, padding of a convolution included."""
-    if declared := re.search(r'"flops":\s*"?(\d+)', op.attributes):
+    # Quotes are escaped inside of a GPU kernel's metadata.
+    if declared := re.search(r'(?:"|\\22)flops(?:"|\\22):\s*(?:"|\\22)?(\d+)', op.attributes):
         return float(declared.group(1))
     target = re.search(r'custom_call_target="([^"]*)"', op.attributes)
     name, home = target.group(1) if target else "", module.computations[op.computation]
