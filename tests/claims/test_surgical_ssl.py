@@ -1,8 +1,8 @@
 """Paper 06, small: MoCo v2 and SimCLR learn what views of one picture share, and nothing from views of different pictures.
 
 Digits under other lights (tests/tasks/ssl/other_lights.py), of which raw pixels tell little; nearest neighbours by the backbone's features.
-Seen after 60 epochs, in per cent: SimCLR 80.8, 25.6 by views of different pictures, 30.3 untrained; MoCo 63.9, 23.3 and 30.3. What has not been seen,
-SwAV and DINO, and the shapes of the demo: pending/test_surgical_ssl_shapes.py.
+Seen after 60 epochs, in per cent: SimCLR 80.8, 25.6 by views of different pictures, 30.3 untrained; MoCo 63.9, 23.3 and 30.3. SwAV and DINO, which
+need steadier light: test_surgical_ssl_clusters.py. What has not been seen, the shapes of the demo: pending/test_surgical_ssl_shapes.py.
 """
 
 import pytest

@@ -3,6 +3,9 @@
 The teacher's scores are centred by their running mean, which keeps one prototype from taking all, and sharpened by a low temperature, which keeps
 them from becoming uniform. State of the method: `extra["ema"]`, the teacher, which is what evaluation and later stages use, with batch statistics
 of its own passes; `extra["center"]`. Its momentum rises to 1 along half a cosine. The last layer stands still for the first steps.
+
+A loss that rests at ln(prototypes) is uniform targets; views then must correlate by more than teacher / student temperature for anything to grow,
+as in swav.py: 0.4, and 0.7 after the published warm-up.
 """
 
 import jax

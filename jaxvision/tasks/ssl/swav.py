@@ -3,6 +3,10 @@
 Scores of a view against the prototypes become soft codes by three Sinkhorn-Knopp iterations over the global batch, which shares the pictures out
 evenly; the cross-entropy of the other views' scores against these codes is the loss. Prototypes are brought to length 1 after every update and
 stand still for the first steps. `extra["queue"]` holds earlier projections (crop, row, width) that take part in the sharing-out once it is full.
+
+A loss that rests at ln(prototypes) means that all pictures have come to one projection. From there what two views of a picture share grows again
+only where it correlates by more than epsilon / temperature between them (tests/tasks/ssl/test_clusters.py), 0.5 as published: a network whose first
+features do not, since the views differ too much, stays there. The public code's advice is the same: a smaller epsilon, softer views.
 """
 
 import jax

@@ -1,12 +1,13 @@
 """Paper 06, small: on pictures of shapes each of the four methods learns features of the shape from views of one picture, and none from unrelated
-views; without Sinkhorn or centring the clusters of SwAV and DINO collapse.
+views.
 
-Seen once each: the 192 steps of the demo are too few for SimCLR (24.6 % of 6 classes; unrelated views 19.7, an untrained network 22.5); the entropy
-of SwAV's codes stays at 1.000 of the largest possible, and without Sinkhorn it falls below 0.3 within 48 steps. On pictures with plain backgrounds
-SimCLR reaches 28.9 % and would need many more steps. On digits under other lights, which SimCLR and MoCo learn (tests/claims/test_surgical_ssl.py),
-SwAV and DINO do not, in 450 to 1,800 steps of 64 pictures: their losses come to rest at the logarithm of the number of prototypes within 220 steps
-(SwAV 4.16 of 64 and 3.47 of 32, DINO 5.55 of 256 and 4.16 of 64), accuracies 20.8 to 31.4 % beside 30.3 untrained; neither rates of 5e-4 to 2e-3,
-epsilon 0.03, pictures of one polarity, a batch norm at the end of the head nor prototypes that stand still changed that."""
+Seen once each: the 192 steps of the demo are too few for SimCLR (24.6 % of 6 classes; unrelated views 19.7, an untrained network 22.5). On pictures
+with plain backgrounds SimCLR reaches 28.9 % and would need many more steps. On digits all four learn: SimCLR and MoCo under other lights
+(tests/claims/test_surgical_ssl.py), SwAV and DINO in steady light (tests/claims/test_surgical_ssl_clusters.py, which also has their collapse without
+Sinkhorn and centring). Under other lights these two do not, in 450 to 1,800 steps of 64 pictures: their losses come to rest at the logarithm of the
+number of prototypes within 220 steps, accuracies 20.8 to 31.4 % beside 30.3 untrained; neither rates of 5e-4 to 2e-3, epsilon 0.02 and 0.03, a
+teacher's temperature of 0.02, pictures of one polarity, a batch norm at the end of the head nor prototypes that stand still changed that. It is no
+fault of the two losses: a second writing after the public code rests there too, and leaves once the pictures do not move by a pixel."""
 
 import pathlib
 
@@ -87,13 +88,3 @@ def test_views_of_different_pictures_teach_nothing(method, untrained, tmp_path):
     accuracy, metrics, _ = pretrained(method, tmp_path / "mixed", task__name=f"tests.tasks.ssl.mismatched:{METHODS[method]}")
     print(method, {"untrained": untrained, "mismatched": accuracy, **metrics})
     assert accuracy < untrained + 5
-
-
-@pytest.mark.pending
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("method, change", [("swav", {"task__iterations": 0}), ("dino", {"task__center_momentum": None})])
-def test_without_its_safeguard_a_method_collapses(method, change, tmp_path):
-    _, _, whole = pretrained(method, tmp_path / "whole", epochs=3)
-    _, _, without = pretrained(method, tmp_path / "without", epochs=3, **change)
-    print(method, [line["train/entropy"] for line in whole][::6], [line["train/entropy"] for line in without][::6])
-    assert whole[-1]["train/entropy"] > 0.8 and without[-1]["train/entropy"] < 0.3

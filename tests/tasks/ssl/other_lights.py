@@ -1,5 +1,7 @@
 """Digits as other cameras see them, for methods that learn from views: raw pixels then tell little, and what the views share is the digit."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -8,16 +10,32 @@ from jaxvision.tasks.ssl import dino, moco, simclr, swav
 SIDE = 8
 
 
-def as_seen(key, image):
+class Light(NamedTuple):
+    """What differs between two sights of a digit: polarity, its place by up to `shift` pixels, and the deviations of slope, brightness and grain."""
+
+    polarity: bool = True
+    shift: int = 1
+    slope: float = 0.5
+    brightness: float = 0.15
+    grain: float = 0.1
+
+
+OTHER = Light()
+# Of one polarity, and nothing moves: stronger light, through which a linear map of the pixels sees the digit all the same.
+STEADY = Light(polarity=False, shift=0, slope=1.0, brightness=0.5, grain=0.03)
+
+
+def as_seen(key, image, differs: Light = OTHER):
     """Digits (n, 64) in 0..1 as other cameras see them: either polarity, another slope of light, contrast, brightness, place and grain."""
 
     def one(key, image):
         place, light, polarity, contrast, brightness, grain = jax.random.split(key, 6)
-        image = jnp.roll(image.reshape(SIDE, SIDE), jax.random.randint(place, (2,), -1, 2), (0, 1)) - 0.5
+        image = jnp.roll(image.reshape(SIDE, SIDE), jax.random.randint(place, (2,), -differs.shift, differs.shift + 1), (0, 1)) - 0.5
         y, x = jnp.mgrid[:SIDE, :SIDE] / (SIDE - 1) - 0.5
-        down, right = 0.5 * jax.random.normal(light, (2,))
-        image = image * jnp.where(jax.random.bernoulli(polarity), 1, -1) * jax.random.uniform(contrast, minval=0.5) + down * y + right * x
-        return (image + 0.15 * jax.random.normal(brightness) + 0.1 * jax.random.normal(grain, image.shape)).ravel()
+        down, right = differs.slope * jax.random.normal(light, (2,))
+        sign = jnp.where(jax.random.bernoulli(polarity) | (not differs.polarity), 1, -1)
+        image = image * sign * jax.random.uniform(contrast, minval=0.5) + down * y + right * x
+        return (image + differs.brightness * jax.random.normal(brightness) + differs.grain * jax.random.normal(grain, image.shape)).ravel()
 
     return jax.vmap(one)(jax.random.split(key, len(image)), image)
 
@@ -26,9 +44,10 @@ class _Lit:
     """Views and evaluated pictures are seen so, an evaluated one always in one way. `mixed`: the views of a row are of different digits."""
 
     mixed = False
+    differs = OTHER
 
     def prepare(self, batch, key, *, train):
-        seen = lambda key: as_seen(key, image.reshape(len(image), -1)).reshape(image.shape)
+        seen = lambda key: as_seen(key, image.reshape(len(image), -1), self.differs).reshape(image.shape)
         image = batch["image"].astype(jnp.float32) / 255
         batch = super().prepare(batch, key, train=train)
         if not train:
@@ -66,4 +85,20 @@ class MixedSwAV(SwAV):
 
 
 class MixedDINO(DINO):
+    mixed = True
+
+
+class SteadySwAV(SwAV):
+    differs = STEADY
+
+
+class SteadyDINO(DINO):
+    differs = STEADY
+
+
+class MixedSteadySwAV(SteadySwAV):
+    mixed = True
+
+
+class MixedSteadyDINO(SteadyDINO):
     mixed = True

@@ -83,3 +83,19 @@ def test_both_losses_are_the_same_on_eight_devices():
 
     cut = jax.jit(both, in_shardings=(rows, rows), out_shardings=everywhere)(*jax.device_put((student, teacher), rows))
     np.testing.assert_allclose(cut, both(student, teacher), rtol=1e-12)
+
+
+@pytest.mark.parametrize("ratio", [0.4, 0.7])
+def test_small_scores_grow_where_views_correlate_by_more_than_the_ratio_of_temperatures(ratio):
+    def growth(correlation):
+        """Minus the derivative of both losses by the scale of the student's scores, where these are close to 0."""
+        shared, *own = (normal(name, 2048, 6) for name in ("shared", "one", "other"))
+        small = 1e-4 * jnp.stack([correlation**0.5 * shared + (1 - correlation) ** 0.5 * noise for noise in own], axis=1)
+        codes = jnp.stack([sinkhorn(small[:, a], 0.1 * ratio) for a in (0, 1)], axis=1)
+        losses = (
+            lambda scale: swapped(scale * small, codes, 0.1).mean(),
+            lambda scale: distilled(scale * small, small, small.mean((0, 1)), teacher_temperature=0.1 * ratio)[0].mean(),
+        )
+        return np.array([-jax.grad(loss)(1.0) for loss in losses])
+
+    assert (growth(ratio - 0.1) < 0).all() and (growth(ratio + 0.1) > 0).all()
