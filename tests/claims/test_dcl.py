@@ -1,5 +1,6 @@
-"""Paper 70, small: InfoNCE's gradients shrink by q, which is small in small batches; without the positive in the denominator they do not, and what is
-learned from small batches is as good."""
+"""Paper 70, small: InfoNCE's gradients shrink by q, which is small in small batches; without the positive in the denominator they do not. What is
+learned from small batches is compared over several networks in test_dcl_training.py: of one network each, k-NN accuracies of digits differ by more
+between two processors than between the losses (92.8 % by InfoNCE and 89.7 by the decoupled loss on one, level on another)."""
 
 import pathlib
 
@@ -29,13 +30,12 @@ def pretrained(spec, folder, **changes):
 
 @pytest.mark.claim
 @pytest.mark.timeout(300)
-def test_the_coupling_is_strong_in_small_batches_and_the_decoupled_loss_learns_as_well(tmp_path):
-    found = {}
-    for loss, batch in (("info_nce", 16), ("info_nce", 256), ("dcl", 16)):
-        found[loss, batch] = pretrained(f"dcl.py:demo,{loss}", tmp_path / f"{loss}{batch}", batch_size=batch, epochs=12)
-        print(loss, batch, found[loss, batch], flush=True)
-    assert found["info_nce", 16][1] < 0.75 and found["info_nce", 256][1] > 0.9
-    assert found["dcl", 16][0] >= found["info_nce", 16][0] - 0.01
+def test_the_coupling_is_strong_in_small_batches_and_weak_in_large_ones(tmp_path):
+    coupling = {}
+    for batch in (16, 256):
+        accuracy, coupling[batch] = pretrained("dcl.py:demo,info_nce", tmp_path / f"{batch}", batch_size=batch, epochs=12)
+        print(batch, {"accuracy": accuracy, "coupling": coupling[batch]}, flush=True)
+    assert coupling[16] < 0.75 and coupling[256] > 0.9
 
 
 @pytest.mark.claim

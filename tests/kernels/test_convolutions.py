@@ -116,6 +116,13 @@ def test_dense_and_grouped_agree_with_lax_forward_and_in_both_gradients(op, kern
     assert worst(maps(op, x, w, "cpu"), maps(op, x, w, "reference")) < 2e-6
 
 
+def test_the_gradients_of_four_groups_of_eight_end_no_process():
+    """Of a sum over seven dimensions they did, on processors with AVX2 and without AVX-512 (jaxlib 0.10.2)."""
+    x, w = normal(0, 2, 9, 10, 32), normal(1, 3, 3, 8, 32)
+    op = functools.partial(grouped_conv, groups=4)
+    assert worst(maps(op, x, w, "cpu"), maps(op, x, w, "reference")) < 2e-6
+
+
 @pytest.mark.parametrize("groups, count", [(32, 4), (2, 2), (1, 1)])
 def test_groups_are_merged_into_blocks_of_32_channels(groups, count):
     """128 channels: of width 4, eight to a block; of width 64, none merged; dense, one convolution."""

@@ -28,17 +28,17 @@ def _blocks(x, count: int):
 def _widen(w, merged: int, geometry: Geometry):
     """The dense kernel (kh, kw, merged * c, d) of each block of `merged` groups, with zeros between the groups."""
     kh, kw, width, features = w.shape
-    count, out = geometry.groups // merged, features // geometry.groups
-    apart = w.reshape(kh, kw, 1, width, count, merged, out) * jnp.eye(merged, dtype=w.dtype)[:, None, None, :, None]
+    out = features // geometry.groups
+    apart = w.reshape(kh * kw, 1, width * (geometry.groups // merged), merged, out) * jnp.eye(merged, dtype=w.dtype)[:, None, :, None]
     return apart.reshape(kh, kw, merged * width, features)
 
 
 def _diagonal(dw, merged: int, geometry: Geometry):
-    """The transpose of `_widen`."""
+    """The transpose of `_widen`, over five dimensions: over seven, jaxlib 0.10.2 ends the process on processors with AVX2 and no AVX-512."""
     kh, kw, wide, features = dw.shape
-    count, out = geometry.groups // merged, features // geometry.groups
-    apart = dw.reshape(kh, kw, merged, wide // merged, count, merged, out)
-    return (apart * jnp.eye(merged, dtype=dw.dtype)[:, None, None, :, None]).sum(2).reshape(kh, kw, wide // merged, features)
+    width, out = wide // merged, features // geometry.groups
+    apart = dw.reshape(kh * kw, merged, width * (geometry.groups // merged), merged, out)
+    return (apart * jnp.eye(merged, dtype=dw.dtype)[:, None, :, None]).sum(1).reshape(kh, kw, width, features)
 
 
 def _one(geometry: Geometry) -> Geometry:
