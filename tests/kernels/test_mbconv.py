@@ -28,12 +28,12 @@ def test_a_folded_inverted_residual_computes_what_the_block_does(features, kerne
     np.testing.assert_allclose(ours, expected, atol=2e-5 * float(jnp.abs(expected).max()))
 
 
-@pytest.mark.parametrize("kernel, on_tpu", [(3, 0), (5, 3)])
-def test_the_layers_are_kept_apart_on_request_and_for_wide_kernels_on_tpus(kernel, on_tpu):
+@pytest.mark.parametrize("kernel, rows, on_tpu", [(3, 28, 0), (5, 28, 3), (3, 14, 3)])
+def test_the_layers_are_kept_apart_on_request_and_for_wide_kernels_or_small_images_on_tpus(kernel, rows, on_tpu):
     weights = Weights(*(normal(i, *shape) for i, shape in enumerate(((8, 16), (16,), (kernel, kernel, 8, 16), (16,), (16, 8), (8,)))))
 
     def barriers(choice, platform):
-        traced = jax.jit(lambda x: mbconv(x, weights, implementation=choice)).trace(normal(9, 2, 4, 4, 8))
+        traced = jax.jit(lambda x: mbconv(x, weights, implementation=choice)).trace(normal(9, 2, rows, 4, 8))
         return traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.optimization_barrier")
 
     assert [barriers(choice, "tpu") for choice in (None, "reference", "layers")] == [on_tpu, 0, 3]

@@ -14,8 +14,8 @@ from jaxvision.kernels.mbconv.weights import Settings, Weights, fold_mbconv
 
 __all__ = ["Settings", "Weights", "fold_mbconv", "mbconv"]
 IMPLEMENTATIONS = ("reference", "layers")
-# The widest kernel with which the fusion is ahead of the layers (docs/performance.md).
-FUSED_KERNEL = 3
+# The widest kernel and the fewest rows of the image with which the fusion is ahead of the layers (docs/performance.md).
+FUSED_KERNEL, FUSED_ROWS = 3, 28
 PLAIN = Settings()
 
 
@@ -27,7 +27,8 @@ def mbconv(
     Args:
       weights: see `Weights`; of a block by `fold_mbconv`.
       implementation: "reference" is one program, of which the compiler for TPUs makes a single fusion that keeps the wide maps on the chip. "layers":
-        a barrier after each of the three. None takes what is predicted to be quicker: the layers for kernels wider than 3 on TPUs, else one program.
+        a barrier after each of the three. None takes what is predicted to be quicker: on TPUs the layers for kernels wider than 3 and for images of
+        fewer than 28 rows, else one program.
 
     Raises ModelError for kernels that do not fit the image, and for an unknown implementation.
     """
@@ -38,6 +39,6 @@ def mbconv(
         shapes = tuple(tuple(w.shape) for w in (weights.expand, weights.conv, weights.project))
         raise ModelError(f"a block of {x.shape[-1]} channels has kernels ({x.shape[-1]}, e), (k, k, g, e), (e, d), not {shapes}")
     run = lambda apart: functools.partial(reference.forward, settings=settings, apart=apart)
-    if implementation is None and weights.conv.shape[0] > FUSED_KERNEL:
+    if implementation is None and (weights.conv.shape[0] > FUSED_KERNEL or x.shape[1] < FUSED_ROWS):
         return jax.lax.platform_dependent(x, weights, tpu=run(True), default=run(False))
     return run(implementation == "layers")(x, weights)
