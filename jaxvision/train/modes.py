@@ -165,7 +165,7 @@ def predict(
         names = [source.name_of(i) for i in range(len(source))]
         if setup.task.tile:
             written = restore_files(executables, carry, frozen, names, target, report)
-            report(f"{len(names)} inputs -> " + _shown(written))
+            report(f"{len(names)} inputs, {len(written)} pictures -> {_shown(written)}")
             return written
         feed = Feed(iter(stream), batch_sharding(setup.mesh))
         writer = Predictions(target, names, meta["classes"] or None, drawn=True) if jax.process_index() == 0 else None
