@@ -55,7 +55,7 @@ _TABLE = """
     InceptionNeXt: When Inception Meets ConvNeXt
 15 terminator 2401.17948 models/terminator.py
     HyperZ·Z·W Operator Connects Slow-Fast Networks for Full Context Interaction
-16 hornet 2207.14284 models/hornet.py
+16 hornet 2207.14284 models/hornet.py models/imagenet22k.py
     HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions
 19 soft 2207.03341 models/soft.py
     Softmax-free Linear Transformers
@@ -106,7 +106,7 @@ _TABLE = """
     B-cosification: Transforming Deep Neural Networks to be Inherently Interpretable
 87 dvpt 2307.09787 models/dvpt.py
     DVPT: Dynamic Visual Prompt Tuning of Large Pre-trained Models for Medical Image Analysis
-89 scalekd 2411.06786 tasks/scalekd.py tasks/distil.py nn/cross_attention.py
+89 scalekd 2411.06786 tasks/scalekd.py tasks/distil.py tasks/teacher_cache.py nn/cross_attention.py models/beit.py
     ScaleKD: Strong Vision Transformers Could Be Excellent Teachers
 # kernels and numerics
 26 int16_dfp 1802.00930 nn/dynamic_fixed_point.py kernels/int16_matmul/

@@ -84,7 +84,7 @@ def test_prediction_writes_the_restored_photograph_at_its_own_size_and_frames_on
         with Image.open(path) as picture:
             assert picture.size == (100, 74)
     np.testing.assert_array_equal(*(np.asarray(Image.open(tmp_path / "out" / "images" / name)) for name in ("photo.png", "clip/00001.png")))
-    assert any("zbroken.png" in line for line in lines)
+    assert any("zbroken.png" in line for line in lines) and "3 inputs, 3 pictures ->" in lines[-1]
 
 
 def test_whole_pictures_of_unequal_sizes_are_measured_each(finished, tmp_path):

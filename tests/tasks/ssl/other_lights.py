@@ -41,10 +41,7 @@ def as_seen(key, image, differs: Light = OTHER):
 
 
 class _Lit:
-    """Views and evaluated pictures are seen so, an evaluated one always in one way. `mixed`: the views of a row are of different digits."""
-
-    mixed = False
-    differs = OTHER
+    """Views and evaluated pictures are seen so, an evaluated one always in one way."""
 
     def prepare(self, batch, key, *, train):
         seen = lambda key: as_seen(key, image.reshape(len(image), -1), self.differs).reshape(image.shape)
@@ -56,49 +53,12 @@ class _Lit:
         return batch | {"views": tuple(jnp.roll(view, number, axis=0) if self.mixed else view for number, view in enumerate(views))}
 
 
-class SimCLR(_Lit, simclr.SimCLR):
-    pass
+def _lit(method: type, differs: Light, *, mixed: bool = False) -> type:
+    """The task in such light. mixed: the views of a row are of different digits."""
+    return type(method.__name__, (_Lit, method), {"differs": differs, "mixed": mixed, "__module__": __name__})
 
 
-class MoCo(_Lit, moco.MoCo):
-    pass
-
-
-class SwAV(_Lit, swav.SwAV):
-    pass
-
-
-class DINO(_Lit, dino.DINO):
-    pass
-
-
-class MixedSimCLR(SimCLR):
-    mixed = True
-
-
-class MixedMoCo(MoCo):
-    mixed = True
-
-
-class MixedSwAV(SwAV):
-    mixed = True
-
-
-class MixedDINO(DINO):
-    mixed = True
-
-
-class SteadySwAV(SwAV):
-    differs = STEADY
-
-
-class SteadyDINO(DINO):
-    differs = STEADY
-
-
-class MixedSteadySwAV(SteadySwAV):
-    mixed = True
-
-
-class MixedSteadyDINO(SteadyDINO):
-    mixed = True
+SimCLR, MixedSimCLR = _lit(simclr.SimCLR, OTHER), _lit(simclr.SimCLR, OTHER, mixed=True)
+MoCo, MixedMoCo = _lit(moco.MoCo, OTHER), _lit(moco.MoCo, OTHER, mixed=True)
+SteadySwAV, MixedSteadySwAV = _lit(swav.SwAV, STEADY), _lit(swav.SwAV, STEADY, mixed=True)
+SteadyDINO, MixedSteadyDINO = _lit(dino.DINO, STEADY), _lit(dino.DINO, STEADY, mixed=True)
