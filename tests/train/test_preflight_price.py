@@ -95,3 +95,15 @@ def test_loop_of_unknown_length_counts_once_and_is_listed_without_a_price():
     priced = {each.op.name: each for each in price.price(hlo.parse(loop), V5E)}
     assert (priced["again"].how, priced["again"].bytes, priced["again"].seconds) == ("none", 2 * MATRIX, 0.0)
     assert priced["r"].seconds == pytest.approx(2 * MATRIX / V5E.bandwidth)
+
+
+def test_layers_add_up_the_blocks_of_a_stage_and_keep_directions_apart():
+    paths = ("jvp(ViT)/blocks_0/fc1/add", "jvp(ViT)/blocks_11/fc1/mul", "transpose(jvp(ViT))/blocks_11/fc1/mul", "jvp(ViT)/stem_0/mul")
+    line = '  %warped{0} = f32[1024,1024]{{1,0:T(8,128)}} negate(%x), metadata={{op_name="jit(step)/{1}"}}, {2}\n'
+    estimate = 'backend_config={"window_config":{"estimated_cycles":"1500000"}}'
+    ops = "".join(line.format(number, path, estimate) for number, path in enumerate(paths))
+    layers = price.by_layer(price.price(hlo.parse(TEXT.replace("  ROOT %odd", ops + "  ROOT %odd")), V5E))
+    seconds = {layer.name: (layer.ops, layer.seconds) for layer in layers}
+    assert seconds["ViT/blocks_*/fc1"] == (2, pytest.approx(2e-3)) and seconds["ViT/blocks_*/fc1 (backward)"] == (1, pytest.approx(1e-3))
+    assert seconds["ViT/stem_0"] == (1, pytest.approx(1e-3)) and "(all-reduce)" in seconds
+    assert [layer.seconds for layer in layers] == sorted((layer.seconds for layer in layers), reverse=True)

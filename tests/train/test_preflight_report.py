@@ -31,6 +31,7 @@ FIGURES = {
         {"op": "fusion.7", "opcode": "fusion", "layer": "ViT/blocks_0/attn", "source": "jaxvision/nn/attention.py:52", "times": 12, "seconds": 0.02}
         | {"how": "compiler", "bytes": 1e9, "flops": 0.0}
     ],
+    "layers": [{"name": "ViT/blocks_*/attn", "ops": 12, "seconds": 0.02, "bytes": 1e9, "flops": 3e12}],
     "by_hand": [],
     "unpriced": [],
 }
@@ -74,7 +75,7 @@ def test_figures_at_the_top_are_of_the_last_phase_and_hours_of_all():
 
 def test_page_names_share_source_and_collectives():
     text = page(of())
-    for words in ("33.8%", "25.4%", "jaxvision/nn/attention.py:52", "fusion x 12", "all-reduce 2 with 83.9 MiB", "22,050,664", "Predicted", "\nfits"):
+    for words in ("33.8%", "25.4%", "jaxvision/nn/attention.py:52", "fusion x 12", "all-reduce 2 with 83.9 MiB", "22,050,664", "ViT/blocks_*/attn", "Predicted", "\nfits"):
         assert words in text, words
 
 

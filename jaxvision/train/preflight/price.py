@@ -180,3 +180,35 @@ def total(priced: list[Priced], chip: Chip) -> Sum:
     floor = moved / chip.bandwidth
     unpriced = sum(each.bytes for each in priced if each.how == "none") / max(moved, 1.0)
     return Sum(max(seconds, floor), of("seconds", True), by, of("flops", False), of("flops", True), moved, unpriced, memory_bound=floor > seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What the ops of one layer add up to, the blocks of a stage together.
+
+    Attributes:
+      name: "ViT/blocks_*/attn/qkv (backward)"; an op that belongs to no module is its own, by its opcode.
+      ops: how many are executed; seconds, bytes and flops: of all of them.
+    """
+
+    name: str
+    ops: int
+    seconds: float
+    bytes: float
+    flops: float
+
+
+def by_layer(priced: list[Priced]) -> list[Layer]:
+    """The costliest first."""
+    found: dict[str, Layer] = {}
+    for each in priced:
+        name = layer_name(each.op)
+        before = found.get(name, Layer(name, 0, 0.0, 0.0, 0.0))
+        sums = (before.seconds + each.seconds, before.bytes + each.bytes, before.flops + each.flops)
+        found[name] = Layer(name, before.ops + each.times, *sums)
+    return sorted(found.values(), key=lambda layer: -layer.seconds)
+
+
+def layer_name(op: hlo.Op) -> str:
+    layer = re.sub(r"((?:^|/)(?:blocks?|layers?|encoderblock))_?\d+(?=/|$)", r"\1_*", op.layer)
+    return (layer or f"({op.opcode})") + (" (backward)" if op.backward else "")

@@ -34,9 +34,10 @@ from jaxvision.train.stages import stage_configs
 from jaxvision.train.writers import replace_file
 
 # Part of a kept result's name: what is read from a program, and how, changed.
-FORMAT = 3
+FORMAT = 4
 AT_ONCE = 2
 COSTLIEST = 10
+LAYERS = 60
 KINDS = ("train", "eval", "init", "resize")
 # Seconds after which a compilation that goes on is spoken of, and again.
 SPOKEN = 60.0
@@ -336,6 +337,7 @@ def figures(module: hlo.Module, memory: Mapping[str, int], topology: Topology, c
         "unlisted_convolutions": len(grouped_convolutions(module).keys() - cycles.keys()) if chip.platform == "tpu" else 0,
         "undeclared_kernels": sum(each.times for each in priced if each.op.opcode == "custom-call" and each.how == "hand" and not each.flops),
         "costliest": [_row(each) for each in sorted(priced, key=lambda each: -each.seconds)[:COSTLIEST]],
+        "layers": [dataclasses.asdict(layer) for layer in price.by_layer(priced)[:LAYERS]],
         "by_hand": [_row(each) for each in by_hand[:COSTLIEST]],
         "unpriced": [_row(each) for each in unpriced[:COSTLIEST]],
     }

@@ -9,6 +9,8 @@ from jaxvision.train.preflight.programs import LONGEST_COMPILE
 
 HEAD = ("program", "compiled", "arguments", "temporaries", "total", "a run of it", "share of peak", "with augm.")
 OPS = ("time", "share", "op", "layer", "source")
+LAYERS = ("time", "share", "ops", "bytes", "GFLOP", "layer")
+LAYERS_SHOWN = 15  # all that preflight.json has are four times as many
 LEAST_SHOWN = 0.001  # of the step, that an op takes to be listed
 
 
@@ -169,6 +171,7 @@ def page(summary: Mapping[str, Any]) -> str:
             shown = [each for each in last[key] if each["how"] == "none" or each["seconds"] > LEAST_SHOWN * seconds]
             if shown:
                 lines += ["", title, *_table(OPS, [_op(each, seconds) for each in shown])]
+        lines += ["", "by layer, blocks added up:", *_table(LAYERS, [_layer(each, seconds) for each in last["layers"][:LAYERS_SHOWN]])]
     lines.append("")
     lines += [f"note: {note}" for note in summary["notes"]]
     lines.append("fits" if summary["fits"] else f"DOES NOT FIT: {summary['misfit']}")
@@ -199,6 +202,11 @@ def _program(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _op(each: Mapping[str, Any], seconds: float) -> tuple[str, ...]:
     name = each["opcode"] + (f" x {each['times']}" if each["times"] > 1 else "")
     return _ms(each["seconds"]), f"{each['seconds'] / seconds:.1%}", name, each["layer"] or each["op"], each["source"]
+
+
+def _layer(each: Mapping[str, Any], seconds: float) -> tuple[str, ...]:
+    figures = (_ms(each["seconds"]), f"{each['seconds'] / seconds:.1%}", str(each["ops"]), _bytes(each["bytes"]), f"{each['flops'] / 1e9:.3g}")
+    return (*figures, each["name"])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
