@@ -7,7 +7,7 @@
 Three arms take turns, in an order that changes with the seed: the baseline of T epochs, the curriculum of T epochs, and the baseline cut to the
 curriculum's compute (configs/efficienttrain.py:fashion, :digits). Seed 0 compiles, so its seconds are listed and left out of the ratio; finished
 runs in the workdir are not run again. The steps of all sizes take turns too, by processor time, so that what else runs on the machine matters less.
-With --figure every epoch is evaluated; seconds are given with these evaluations and without.
+With --figure every epoch is evaluated; seconds are given with these evaluations and without, and drawn without.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 `python benchmarks/curriculum.py --figure=…` draws both in one, from runs of its own.
 """
 
+import itertools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -45,10 +46,8 @@ def phase_images(setup: Setup, path: str | os.PathLike, count: int = 6) -> pathl
     return _save(figure, path)
 
 
-def accuracy_against_time(
-    runs: Mapping[str, Sequence[str | os.PathLike]], path: str | os.PathLike, metric: str = "test/accuracy"
-) -> pathlib.Path:
-    """Draws the metric of several arms against the seconds of training; returns the PNG's path.
+def accuracy_against_time(runs: Mapping[str, Sequence[str | os.PathLike]], path: str | os.PathLike, metric: str = "test/accuracy") -> pathlib.Path:
+    """Draws the metric of several arms against the seconds of training, without those of evaluations; returns the PNG's path.
 
     Args:
       runs: {name of the arm: workdirs of its seeds}; evaluations of the seeds at the same step are averaged, and marked where the run ended.
@@ -89,19 +88,26 @@ def _draw_rows(figure, rows: Sequence[tuple[str, np.ndarray]]) -> None:
                 axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
 
 
+def curve(workdirs: Sequence[str | os.PathLike], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """(seconds of training, values) of a metric's evaluations, those of several runs at the same step averaged; evaluations take none of the time."""
+    points: dict[int, list[tuple[float, float]]] = {}
+    for workdir in workdirs:
+        evaluating = 0.0
+        for before, line in itertools.pairwise([{"seconds": 0.0}, *read_metrics(pathlib.Path(workdir))]):
+            if metric in line:  # the line before is written as the evaluation begins
+                evaluating += line["seconds"] - before["seconds"]
+                points.setdefault(line["step"], []).append((line["seconds"] - evaluating, line[metric]))
+    return tuple(np.array([np.mean(points[step], axis=0) for step in sorted(points)]).reshape(-1, 2).T)
+
+
 def _draw_curves(axes, runs: Mapping[str, Sequence[str | os.PathLike]], metric: str) -> None:
     _bare(axes)
     for (name, workdirs), colour in zip(runs.items(), _COLOURS * len(runs)):
-        points: dict[int, list[tuple[float, float]]] = {}
-        for workdir in workdirs:
-            for line in read_metrics(pathlib.Path(workdir)):
-                if metric in line:
-                    points.setdefault(line["step"], []).append((line["seconds"], line[metric]))
-        if not points:
+        seconds, values = curve(workdirs, metric)
+        if not len(seconds):
             raise DataError(f"{name}: no line of metrics.jsonl has {metric!r}")
-        seconds, values = np.array([np.mean(points[step], axis=0) for step in sorted(points)]).T
         axes.plot(seconds, 100 * values, color=colour, linewidth=1.6, label=f"{name}  {100 * values[-1]:.1f} % in {seconds[-1]:.0f} s")
         axes.plot(seconds[-1:], 100 * values[-1:], "o", color=colour)
-    axes.set_xlabel("seconds of training", fontsize=9)
+    axes.set_xlabel("seconds of training, without evaluations", fontsize=9)
     axes.set_ylabel(f"{metric.rpartition('/')[-1]}, %", fontsize=9)
     axes.legend(frameon=False, fontsize=8, loc="lower right")

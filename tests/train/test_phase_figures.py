@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxvision.errors import DataError
-from jaxvision.train.phase_figures import accuracy_against_time, overview, phase_images, seen
+from jaxvision.train.phase_figures import accuracy_against_time, curve, overview, phase_images, seen
 from jaxvision.train.setup import set_up
 from tests.runs import tiny
 
@@ -33,3 +33,14 @@ def test_arms_are_drawn_against_seconds_and_an_empty_one_is_named(tmp_path):
     assert min(Image.open(overview(set_up(tiny(phases=PHASES)), arms, tmp_path / "both.png")).size) > 300
     with pytest.raises(DataError, match="nothing"):
         accuracy_against_time({"nothing": [tmp_path / "c"]}, tmp_path / "time.png")
+
+
+def test_evaluations_take_none_of_a_curve_s_time_and_runs_are_averaged(tmp_path):
+    kinds = (("train/loss", 0.0), ("test/accuracy", 0.4), ("train/loss", 0.0), ("test/accuracy", 0.8))
+    for name, seconds in {"a": (10.0, 13.0, 20.0, 24.0), "b": (20.0, 21.0, 41.0, 42.0)}.items():
+        (tmp_path / name).mkdir()
+        lines = [{"step": 1 + i // 2, "seconds": each, key: value} for i, (each, (key, value)) in enumerate(zip(seconds, kinds))]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    seconds, values = curve([tmp_path / "a", tmp_path / "b"], "test/accuracy")
+    np.testing.assert_allclose(seconds, [(10 + 20) / 2, (17 + 40) / 2])
+    np.testing.assert_allclose(values, [0.4, 0.8])
