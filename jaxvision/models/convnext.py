@@ -10,14 +10,15 @@ that of the paper's own. An image whose sides are no multiples of 32 loses its l
 
 import functools
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError
-from jaxvision.kernels.mlp import ahead, gelu, mlp
+from jaxvision.kernels.mlp import ahead, gelu, mlp_branch
 from jaxvision.models.registry import CLIP_MEAN, CLIP_STD, Variant
 from jaxvision.models.rules import Rule
 from jaxvision.nn.classifier import Classifier, global_mean
@@ -52,10 +53,27 @@ class GlobalResponseNorm(nn.Module):
         return x + gamma * (x * share) + beta
 
 
+class Around(NamedTuple):
+    """What is computed in one op with a block's perceptron.
+
+    Attributes:
+      epsilon, scale, bias: of the norm before it; gain: a factor a channel behind it (None: none).
+      shift: the bias of the convolution before the norm; skip: what the branch is added to; factor: of each example's branch.
+    """
+
+    epsilon: float
+    scale: Float[Array, "c"]
+    bias: Float[Array, "c"]
+    gain: Float[Array, "c"] | None
+    shift: Float[Array, "c"]
+    skip: Float[Array, "b h w c"]
+    factor: Float[Array, "b"]
+
+
 class ConvNeXtMlp(nn.Module):
     """The inverted bottleneck: `ratio` times as wide inside, GELU, with `grn` a global response norm before the second layer.
 
-    `norm` (epsilon, scale, bias) and `gain` are a LayerNorm before it and factors after it that are to be computed with it, in one op.
+    With `around` (not with `grn`) it is the whole branch and its residual sum.
     """
 
     grn: bool = False
@@ -65,21 +83,20 @@ class ConvNeXtMlp(nn.Module):
     ratio: float = 4.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], norm: tuple | None = None, gain: Float[Array, "c"] | None = None) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[Array, "b h w c"], around: Around | None = None) -> Float[Array, "b h w c"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dim, hidden = x.shape[-1], int(self.ratio * x.shape[-1])
         first, second = (Pointwise(n, self.as_conv, kernel_init=init, **dtypes, name=name) for n, name in ((hidden, "fc1"), (dim, "fc2")))
-        if self.grn:
-            return second(GlobalResponseNorm(**dtypes, name="grn")(gelu(first(x))))
+        if around is None:
+            middle = GlobalResponseNorm(**dtypes, name="grn") if self.grn else lambda x: x
+            return second(middle(gelu(first(x))))
         w1, b1 = first.weights(dim)
         w2, b2 = second.weights(w1.shape[-1])  # less than `hidden` where the network was cut
-        epsilon = None
-        if norm is not None:
-            epsilon, scale, bias = norm
-            w1, b1 = scale[:, None] * w1, b1 + jnp.dot(bias, w1, precision="highest")
-        if gain is not None:
-            w2, b2 = w2 * gain, b2 * gain
-        return mlp(x.astype(self.dtype), w1, b1, w2, b2, epsilon=epsilon)
+        w1, b1 = around.scale[:, None] * w1, b1 + jnp.dot(around.bias, w1, precision="highest")
+        if around.gain is not None:
+            w2, b2 = w2 * around.gain, b2 * around.gain
+        rest = {"shift": around.shift, "skip": around.skip, "factor": around.factor, "epsilon": around.epsilon}
+        return mlp_branch(x.astype(self.dtype), w1, b1, w2, b2, **rest)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -97,15 +114,16 @@ class ConvNeXtBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dim = x.shape[-1]
-        y = Conv(dim, 7, groups=dim, kernel_init=init, **dtypes, name="conv_dw")(x)
-        norm, mlp = LayerNorm(self.epsilon, **dtypes, name="norm"), ConvNeXtMlp(self.grn, self.conv_mlp, **dtypes, name="mlp")
+        conv, norm = Conv(dim, 7, groups=dim, kernel_init=init, **dtypes, name="conv_dw"), LayerNorm(self.epsilon, **dtypes, name="norm")
+        mlp, drop_path = ConvNeXtMlp(self.grn, self.conv_mlp, **dtypes, name="mlp"), DropPath(self.drop_path)
         scale = None if self.layer_scale is None else LayerScale(self.layer_scale, **dtypes, name="layer_scale")
-        if ahead(y) and not self.grn:
-            y = mlp(y, (self.epsilon, *norm.affine(dim)), None if scale is None else scale.factors(dim))
+        if ahead(x.astype(self.dtype)) and not self.grn:
+            y, shift = conv.apart(x)
+            gain, factor = None if scale is None else scale.factors(dim), drop_path.factors(len(x), train=train)
+            out = mlp(y, Around(self.epsilon, *norm.affine(dim), gain, shift, x, factor))
         else:
-            y = mlp(norm(y))
-            y = y if scale is None else scale(y)
-        out = residual(x, DropPath(self.drop_path)(y, train=train))
+            y = mlp(norm(conv(x)))
+            out = residual(x, drop_path(y if scale is None else scale(y), train=train))
         tap(self, "out", lambda: out)
         return out
 
@@ -125,7 +143,8 @@ class ConvNeXtStage(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 d"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.downsample:
-            x = LayerNorm(self.epsilon, **dtypes, name="downsample_0")(x)
+            # The barrier keeps the gradient from being cast to float32 before the patches are put back in their places, at twice the bytes.
+            x = jax.lax.optimization_barrier(LayerNorm(self.epsilon, **dtypes, name="downsample_0")(x))
             x = PatchProjection((2, 2), self.dim, kernel_init=init, **dtypes, name="downsample_1")(whole_patches(x, 2))
         for i, rate in enumerate(self.drop_path):
             x = self.block(drop_path=rate, name=f"blocks_{i}")(x, train)

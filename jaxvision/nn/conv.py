@@ -38,8 +38,13 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        y, bias = self.apart(x)
+        return y if bias is None else add_bias(y, bias)
+
+    @nn.compact
+    def apart(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h2 w2 d"], Float[Array, "d"] | None]:
+        """The convolution, and the bias that is still to be added to it, for an op that does so by itself; None where there is none."""
         if self.algorithm not in ALGORITHMS:
             raise ModelError(f"a convolution has no algorithm {self.algorithm!r}; {nearest(self.algorithm, ALGORITHMS)}")
         kernel_size, strides, dilation = _pair(self.kernel_size), _pair(self.strides), _pair(self.dilation)
@@ -47,9 +52,7 @@ class Conv(nn.Module):
         features, groups = resizable(self, "features", self.features), resizable(self, "groups", self.groups)
         kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1] // groups, features), self.param_dtype)
         y = ALGORITHMS[self.algorithm](x.astype(self.dtype), kernel.astype(self.dtype), strides, padding, dilation, groups)
-        if self.use_bias:
-            y = add_bias(y, self.param("bias", self.bias_init, (features,), self.param_dtype))
-        return y
+        return y, self.param("bias", self.bias_init, (features,), self.param_dtype) if self.use_bias else None
 
 
 def convolve(

@@ -19,13 +19,21 @@ class DropPath(nn.Module):
 
     rate: float = 0.0
 
-    @nn.compact
     def __call__(self, x: Float[Array, "b ..."], *, train: bool, rate: float | Float[Array, ""] | None = None) -> Float[Array, "b ..."]:
         rate = self.rate if rate is None else rate
-        if not train or (isinstance(rate, float) and rate == 0.0):
+        if (keep := self._kept(x.shape[0], train, rate)) is None:
             return x
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
-        return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+        return jnp.where(jax.lax.expand_dims(keep, range(1, x.ndim)), x / (1.0 - rate), 0).astype(x.dtype)
+
+    def factors(self, batch: int, *, train: bool) -> Float[Array, "b"]:
+        """What a branch of `batch` examples is multiplied by, for an op that does so by itself."""
+        keep = self._kept(batch, train, self.rate)
+        return jnp.ones(batch) if keep is None else jnp.where(keep, 1.0 / (1.0 - self.rate), 0.0)
+
+    def _kept(self, batch: int, train: bool, rate):
+        if not train or (isinstance(rate, float) and rate == 0.0):
+            return None
+        return jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, (batch,))
 
 
 class LayerScale(nn.Module):

@@ -1,5 +1,7 @@
 """Cycles of hand-written kernels from the listings of their bundles."""
 
+import json
+
 from jaxvision.train.preflight import hlo
 from jaxvision.train.preflight.kernels import bundle_cycles, kernels_of
 
@@ -34,9 +36,12 @@ def test_kernel_is_taken_out_of_its_program_with_its_shapes_and_settings():
     text = (
         "HloModule m\n\nENTRY %main (x: bf16[8,128]) -> f32[8,128] {\n  %x = bf16[8,128]{1,0} parameter(0)\n"
         '  ROOT %k = f32[8,128]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="a/{b}"}, backend_config='
-        '{"flag_configs":[],"custom_call_config":{"body":"TUzv","needs_layout_passes":true,"allow_input_fusion":[]}}\n}\n'
+        '{"flag_configs":[],"scoped_memory_configs":[SCOPED],"custom_call_config":'
+        '{"body":"TUzv","needs_layout_passes":true,"allow_input_fusion":[]}}\n}\n'
     )
-    assert kernels_of(hlo.parse(text)) == {
+    limit = {"memory_space": "1", "offset": "0", "size": "41943040"}  # what it may keep on chip, where it says so
+    assert kernels_of(hlo.parse(text.replace("SCOPED", json.dumps(limit))))["k"]["config"]["scoped_memory_configs"] == [limit]
+    assert kernels_of(hlo.parse(text.replace("SCOPED", ""))) == {
         "k": {
             "config": {"custom_call_config": {"body": "TUzv", "needs_layout_passes": True}},
             "operands": [["bfloat16", [8, 128]]],

@@ -1,49 +1,58 @@
-"""The perceptron of a block as one op: two dense layers, the exact GELU between them, and a normalization before them where asked for."""
+"""What follows the depthwise convolution of a ConvNeXt block, as one op: its bias, norm, perceptron with the exact GELU, and the residual sum."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError
 from jaxvision.kernels.forms import Forms, Kernel
-from jaxvision.kernels.mlp import tpu
+from jaxvision.kernels.materialize import materialize
+from jaxvision.kernels.mlp import channels, examples, tpu
+from jaxvision.kernels.mlp.reference import branch as _plain
 from jaxvision.kernels.mlp.reference import gelu
-from jaxvision.kernels.mlp.reference import mlp as _plain
 
-__all__ = ["ahead", "gelu", "mlp"]
-_KERNEL = Kernel(tpu.forward, tpu.cotangents, tpu.covers, shared=(1, 2, 3, 4))
-_OP = Forms("mlp", {"reference": _plain, "tpu": _plain}, {"tpu": "tpu"}, {"tpu": _KERNEL})
+__all__ = ["ahead", "gelu", "mlp_branch"]
+_KERNEL = Kernel(tpu.forward, tpu.cotangents, tpu.covers, shared=(1, 2, 3, 4, 5))
+_OP = Forms("mlp_branch", {"reference": _plain, "tpu": _plain}, {"tpu": "tpu"}, {"tpu": _KERNEL})
 
 
-def mlp(
+def mlp_branch(
     x: Float[Array, "b *p c"],
     w1: Float[Array, "c h"],
     b1: Float[Array, "h"],
-    w2: Float[Array, "h d"],
-    b2: Float[Array, "d"],
+    w2: Float[Array, "h c"],
+    b2: Float[Array, "c"],
     *,
+    shift: Float[Array, "c"],
+    skip: Float[Array, "b *p c"],
+    factor: Float[Array, "b"],
     epsilon: float | None = None,
     implementation: str | None = None,
-) -> Float[Array, "b *p d"]:
-    """gelu(x w1 + b1) w2 + b2 over the last axis, in the dtype of `x`; gradients of weights and biases are summed in float32.
+) -> Float[Array, "b *p c"]:
+    """skip + factor (gelu(norm(x + shift) w1 + b1) w2 + b2) over the last axis, in the dtype of `x`; weights and biases sum gradients in float32.
 
     Args:
-      epsilon: where given, x is normalized over its last axis first, (x - mean) / sqrt(variance + epsilon). Scale and bias of that norm belong into
-        w1 and b1, as the factors of a layer scale do into w2 and b2.
-      implementation: "reference" (two dense ops), "tpu" (one kernel that never writes the hidden values, for maps of few channels; interpreted on
-        other platforms, two dense ops where it does not cover the call); None takes that on TPUs where it is ahead. Differentiable to every order in
-        both modes.
+      shift: the bias of what comes before. skip: what the branch is added to. factor: of each example, a constant through which no gradient goes
+        (stochastic depth: 0, or 1 over the share that is kept).
+      epsilon: of the norm over the last axis, (x - mean) / sqrt(variance + epsilon); None for none. Its scale and bias belong into w1 and b1, as the
+        factors of a layer scale do into w2 and b2.
+      implementation: "reference" (dense ops), "tpu" (one kernel that never writes the hidden values; interpreted on other platforms, dense ops where
+        it does not cover the call); None takes that on TPUs. Differentiable to every order in both modes.
 
     Raises ModelError when shapes do not go together, or the implementation is unknown.
     """
-    channels, hidden = w1.shape
-    if x.ndim < 2 or x.shape[-1] != channels or b1.shape != (hidden,) or w2.shape[0] != hidden or b2.shape != w2.shape[1:]:
-        shapes = ", ".join(str(tuple(v.shape)) for v in (x, w1, b1, w2, b2))
-        raise ModelError(f"a perceptron takes values (b, …, c), weights (c, h), a bias (h,), weights (h, d) and a bias (d,), not {shapes}")
-    if implementation is None and not (w2.shape[1] == channels and ahead(x)):
-        return _plain(x, w1, b1, w2, b2, epsilon)
-    return _OP(x, w1, b1, w2, b2, epsilon=epsilon, implementation=implementation)
+    arrays = (x, w1, b1, w2, b2, shift, skip, factor)
+    width, hidden = w1.shape
+    wanted = (x.shape, (width, hidden), (hidden,), (hidden, width), (width,), (width,), x.shape, x.shape[:1])
+    if x.ndim < 2 or x.shape[-1] != width or tuple(v.shape for v in arrays) != wanted:
+        shapes = ", ".join(str(tuple(v.shape)) for v in arrays)
+        expected = "values (b, …, c), weights (c, h), a bias (h,), weights (h, c), a bias (c,), a shift (c,), a skip (b, …, c) and factors (b,)"
+        raise ModelError(f"the branch of a perceptron takes {expected}, not {shapes}")
+    arrays = (*arrays[:6], skip.astype(x.dtype), jax.lax.stop_gradient(factor))
+    return materialize(_OP(*arrays, epsilon=epsilon, implementation=implementation))
 
 
 def ahead(x: Float[Array, "b ..."]) -> bool:
     """Whether there is a platform where one kernel is faster than separate layers for values of this shape and dtype, in some batch."""
-    return x.dtype == jnp.bfloat16 and x.ndim == 4 and x.shape[-1] <= tpu.MOST_CHANNELS
+    width, (least, most) = x.shape[-1], channels.CHANNELS
+    return x.dtype == jnp.bfloat16 and x.ndim == 4 and (width <= examples.MOST_CHANNELS or (least <= width <= most and width % channels.LANES == 0))

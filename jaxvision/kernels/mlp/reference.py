@@ -1,4 +1,4 @@
-"""What the op means: normalization, two dense layers with kernels of their own, and the exact GELU between them."""
+"""What the op means: normalization, two dense layers with kernels of their own, the exact GELU between them, and the residual sum."""
 
 import math
 
@@ -34,11 +34,13 @@ def _below(x):
     return 0.5 + 0.5 * jax.lax.erf(math.sqrt(0.5) * x)
 
 
-def mlp(x, w1, b1, w2, b2, epsilon):
+def branch(x, w1, b1, w2, b2, shift, skip, factor, epsilon):
+    x = add_bias(x, shift)
     if epsilon is not None:
         x = standardize(x, (x.ndim - 1,), epsilon).astype(x.dtype)
     with jax.named_scope("fc1"):
         hidden = add_bias(dense(x, w1.astype(x.dtype)), b1)
     hidden = gelu(hidden)
     with jax.named_scope("fc2"):
-        return add_bias(dense(hidden, w2.astype(x.dtype)), b2)
+        y = add_bias(dense(hidden, w2.astype(x.dtype)), b2)
+    return skip + (y * jax.lax.expand_dims(factor, range(1, x.ndim))).astype(x.dtype)

@@ -50,7 +50,9 @@ def _config(attributes: str) -> dict[str, Any]:
     """The kernel itself and its settings, as the compiler is given them."""
     at = attributes.index("backend_config=") + len("backend_config=")
     whole, _ = json.JSONDecoder().raw_decode(attributes[at:])
-    return {"custom_call_config": {key: value for key, value in whole["custom_call_config"].items() if value not in ([], "", None)}}
+    config = {"custom_call_config": {key: value for key, value in whole["custom_call_config"].items() if value not in ([], "", None)}}
+    limit = whole.get("scoped_memory_configs")  # of what the kernel may keep on chip
+    return config | ({"scoped_memory_configs": limit} if limit else {})
 
 
 def kernel_cycles(module: hlo.Module, topology: str, cache: pathlib.Path | None) -> dict[str, float]:
