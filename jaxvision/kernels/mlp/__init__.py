@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError
+from jaxvision.kernels.choice import chosen
 from jaxvision.kernels.forms import Forms, Kernel
 from jaxvision.kernels.materialize import materialize
 from jaxvision.kernels.mlp import channels, examples, tpu
@@ -55,4 +56,5 @@ def mlp_branch(
 def ahead(x: Float[Array, "b ..."]) -> bool:
     """Whether there is a platform where one kernel is faster than separate layers for values of this shape and dtype, in some batch."""
     width, (least, most) = x.shape[-1], channels.CHANNELS
-    return x.dtype == jnp.bfloat16 and x.ndim == 4 and (width <= examples.MOST_CHANNELS or (least <= width <= most and width % channels.LANES == 0))
+    covered = width <= examples.MOST_CHANNELS or (least <= width <= most and width % channels.LANES == 0)
+    return x.dtype == jnp.bfloat16 and x.ndim == 4 and covered and chosen(None) != "reference"
