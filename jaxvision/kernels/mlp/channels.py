@@ -19,7 +19,7 @@ CHUNK = 256
 # Rows, which are a pixel of an example, in a block.
 ROWS = 512
 # Fewer channels leave lanes empty (examples.py); of more, the weights and their gradients leave no room in the 16 MiB of TPU v4.
-CHANNELS = (256, 512)
+CHANNELS = (256, 384)
 # Rows of a tile of 16 bits, of one of 32, and its columns.
 TILE, WORDS, LANES = 16, 8, 128
 MEMORY = 2**24
