@@ -23,7 +23,7 @@ from jaxvision.kernels.wide import scale_by
 from jaxvision.models.registry import IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD, Variant
 from jaxvision.nn.attention import QKV, weights_of
 from jaxvision.nn.blocks import make_blocks, quarters, run_blocks
-from jaxvision.nn.mlp import Mlp
+from jaxvision.nn.mlp import Mlp, mlp_residual
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchEmbed, patch_grid
 from jaxvision.nn.pointwise import Dense
@@ -77,9 +77,7 @@ def _interpolation(old: int, new: int, method: str) -> Float[np.ndarray, "new ol
     return np.eye(old) if old == new else RESIZE[method](np.arange(new) - new // 2, _progression(old, new))
 
 
-def resize_table(
-    table: Float[np.ndarray, "p n"], old: tuple[int, int], new: tuple[int, int], method: str = "linear"
-) -> Float[np.ndarray, "q n"]:
+def resize_table(table: Float[np.ndarray, "p n"], old: tuple[int, int], new: tuple[int, int], method: str = "linear") -> Float[np.ndarray, "q n"]:
     """A table of a grid of `old` (rows, columns) of patches for one of `new`, by a `method` of RESIZE.
 
     Raises ModelError when the table is not of that size, or too small for a cubic spline.
@@ -104,14 +102,15 @@ class BeitAttention(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+    def __call__(self, x: Float[Array, "b t d"], norm: LayerNorm) -> Float[Array, "b t d"]:
         dim, types = x.shape[-1], {"dtype": self.dtype, "param_dtype": self.param_dtype}
         rows = (2 * self.grid[0] - 1) * (2 * self.grid[1] - 1) + EXTRA
         table = self.param("relative_position_bias_table", nn.initializers.zeros, (rows, self.heads), self.param_dtype)
         bias = table.astype(jnp.float32)[position_index(self.grid)].transpose(2, 0, 1)[None]
         q, v = (self.param(name, nn.initializers.zeros, (dim,), self.param_dtype) for name in ("q_bias", "v_bias"))
         offset = jnp.concatenate([q, jnp.zeros_like(q), v]).astype(self.dtype)
-        qkv, _ = QKV(3 * dim, False, init, **types, name="qkv")(x)
+        qkv, shift = QKV(3 * dim, False, init, **types, name="qkv")(x, norm)
+        offset = offset if shift is None else offset + shift
         tap(self, "weights", lambda: weights_of(qkv, self.heads, bias, offset=offset))
         return Dense(dim, kernel_init=init, **types, name="proj")(self_attention(qkv, self.heads, bias, offset=offset))
 
@@ -131,10 +130,12 @@ class BeitBlock(nn.Module):
     def __call__(self, x: Float[Array, "b t d"], rate: float | Float[Array, ""] | None, train: bool) -> Float[Array, "b t d"]:
         types, constant = {"dtype": self.dtype, "param_dtype": self.param_dtype}, nn.initializers.constant(self.layer_scale)
         mlp = Mlp(self.mlp_hidden, dropout=self.dropout, kernel_init=init, bias_init=nn.initializers.zeros, **types, name="mlp")
-        for i, branch in enumerate((BeitAttention(self.heads, self.grid, **types, name="attn"), lambda y: mlp(y, train=train)), 1):
-            y = branch(LayerNorm(name=f"norm{i}", **types)(x))
-            y = scale_by(y, self.param(f"gamma_{i}", constant, (x.shape[-1],), self.param_dtype))
-            x = residual(x, DropPath(name=f"drop_path{i}")(y, train=train, rate=rate))
+        norms = [LayerNorm(name=f"norm{i}", **types) for i in (1, 2)]
+        drops = [DropPath(name=f"drop_path{i}") for i in (1, 2)]
+        gains = [self.param(f"gamma_{i}", constant, (x.shape[-1],), self.param_dtype) for i in (1, 2)]
+        y = BeitAttention(self.heads, self.grid, **types, name="attn")(x, norms[0])
+        x = residual(x, drops[0](scale_by(y, gains[0]), train=train, rate=rate))
+        x = mlp_residual(x, norms[1], mlp, drops[1], train=train, gain=gains[1], rate=rate)
         tap(self, "out", lambda: x)
         return x
 

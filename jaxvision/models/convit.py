@@ -22,7 +22,7 @@ from jaxvision.models.registry import Variant
 from jaxvision.nn.attention import Attention, weights_of
 from jaxvision.nn.blocks import quarters
 from jaxvision.nn.classifier import Classifier, torch_bias, torch_kernel
-from jaxvision.nn.mlp import Mlp
+from jaxvision.nn.mlp import Mlp, mlp_residual
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchEmbed, patch_grid
 from jaxvision.nn.pointwise import Dense
@@ -104,12 +104,12 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], train: bool) -> Float[Array, "b t d"]:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        mlp = Mlp(
-            int(self.mlp_ratio * x.shape[-1]), dropout=self.dropout, kernel_init=init, bias_init=nn.initializers.zeros, **types, name="mlp"
-        )
-        for i, branch in enumerate((self.attention(name="attn"), mlp), 1):
-            y = branch(LayerNorm(name=f"norm{i}", **types)(x), train=train)
-            x = residual(x, DropPath(self.drop_path, name=f"drop_path{i}")(y, train=train))
+        inits = {"kernel_init": init, "bias_init": nn.initializers.zeros}
+        mlp = Mlp(int(self.mlp_ratio * x.shape[-1]), dropout=self.dropout, **inits, **types, name="mlp")
+        norms = [LayerNorm(name=f"norm{i}", **types) for i in (1, 2)]
+        drops = [DropPath(self.drop_path, name=f"drop_path{i}") for i in (1, 2)]
+        x = residual(x, drops[0](self.attention(name="attn")(norms[0](x), train=train), train=train))
+        x = mlp_residual(x, norms[1], mlp, drops[1], train=train)
         tap(self, "out", lambda: x)
         return x
 

@@ -10,7 +10,7 @@ that of the paper's own. An image whose sides are no multiples of 32 loses its l
 
 import functools
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,19 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError
-from jaxvision.kernels.mlp import ahead, gelu, mlp_branch
+from jaxvision.kernels.mlp import ahead, gelu
 from jaxvision.models.registry import CLIP_MEAN, CLIP_STD, Variant
 from jaxvision.models.rules import Rule
 from jaxvision.nn.classifier import Classifier, global_mean
 from jaxvision.nn.conv import Conv
+from jaxvision.nn.mlp import Around
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchProjection, whole_patches
 from jaxvision.nn.pointwise import Pointwise
 from jaxvision.nn.regularize import DropPath, LayerScale, drop_path_rates
 from jaxvision.nn.residual import residual
 from jaxvision.nn.staged import StagedClassifier
-from jaxvision.nn.taps import tap
+from jaxvision.nn.taps import tap, watched
 
 # The published code draws from a normal cut at +-2, which is a hundred standard deviations away.
 init = nn.initializers.normal(0.02)
@@ -53,23 +54,6 @@ class GlobalResponseNorm(nn.Module):
         return x + gamma * (x * share) + beta
 
 
-class Around(NamedTuple):
-    """What is computed in one op with a block's perceptron.
-
-    Attributes:
-      epsilon, scale, bias: of the norm before it; gain: a factor a channel behind it (None: none).
-      shift: the bias of the convolution before the norm; skip: what the branch is added to; factor: of each example's branch.
-    """
-
-    epsilon: float
-    scale: Float[Array, "c"]
-    bias: Float[Array, "c"]
-    gain: Float[Array, "c"] | None
-    shift: Float[Array, "c"]
-    skip: Float[Array, "b h w c"]
-    factor: Float[Array, "b"]
-
-
 class ConvNeXtMlp(nn.Module):
     """The inverted bottleneck: `ratio` times as wide inside, GELU, with `grn` a global response norm before the second layer.
 
@@ -90,13 +74,7 @@ class ConvNeXtMlp(nn.Module):
         if around is None:
             middle = GlobalResponseNorm(**dtypes, name="grn") if self.grn else lambda x: x
             return second(middle(gelu(first(x))))
-        w1, b1 = first.weights(dim)
-        w2, b2 = second.weights(w1.shape[-1])  # less than `hidden` where the network was cut
-        w1, b1 = around.scale[:, None] * w1, b1 + jnp.dot(around.bias, w1, precision="highest")
-        if around.gain is not None:
-            w2, b2 = w2 * around.gain, b2 * around.gain
-        rest = {"shift": around.shift, "skip": around.skip, "factor": around.factor, "epsilon": around.epsilon}
-        return mlp_branch(x.astype(self.dtype), w1, b1, w2, b2, **rest)
+        return around.branch(x.astype(self.dtype), first, second)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -117,10 +95,10 @@ class ConvNeXtBlock(nn.Module):
         conv, norm = Conv(dim, 7, groups=dim, kernel_init=init, **dtypes, name="conv_dw"), LayerNorm(self.epsilon, **dtypes, name="norm")
         mlp, drop_path = ConvNeXtMlp(self.grn, self.conv_mlp, **dtypes, name="mlp"), DropPath(self.drop_path)
         scale = None if self.layer_scale is None else LayerScale(self.layer_scale, **dtypes, name="layer_scale")
-        if ahead(x.astype(self.dtype)) and not self.grn:
+        if ahead(x.astype(self.dtype)) and not self.grn and not watched(self):
             y, shift = conv.apart(x)
             gain, factor = None if scale is None else scale.factors(dim), drop_path.factors(len(x), train=train)
-            out = mlp(y, Around(self.epsilon, *norm.affine(dim), gain, shift, x, factor))
+            out = mlp(y, Around(factor, self.epsilon, *norm.affine(dim), gain, shift, x))
         else:
             y = mlp(norm(conv(x)))
             out = residual(x, drop_path(y if scale is None else scale(y), train=train))

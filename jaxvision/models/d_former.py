@@ -24,7 +24,7 @@ from jaxvision.models.rules import Rule, from_torch, to_torch
 from jaxvision.nn.attention import QKV, weights_of
 from jaxvision.nn.classifier import torch_bias, torch_kernel
 from jaxvision.nn.groups import Groups, Size, dilated_groups, local_groups, shifted_groups
-from jaxvision.nn.mlp import Mlp
+from jaxvision.nn.mlp import Mlp, mlp_residual
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.pointwise import Dense
 from jaxvision.nn.regularize import DropPath, drop_path_rates
@@ -80,7 +80,7 @@ class DFormerBlock(nn.Module):
         y = GroupAttention(self.heads, self.groups, **dtypes, name="attn")(LayerNorm(EPSILON, **dtypes, name="norm1")(x))
         x = residual(x, DropPath(self.drop_path)(y, train=train))
         mlp = Mlp(int(dim * self.mlp_ratio), kernel_init=torch_kernel, bias_init=torch_bias(dim), **dtypes, name="mlp")
-        return residual(x, DropPath(self.drop_path)(mlp(LayerNorm(EPSILON, **dtypes, name="norm2")(x)), train=train))
+        return mlp_residual(x, LayerNorm(EPSILON, **dtypes, name="norm2"), mlp, DropPath(self.drop_path), train=train)
 
 
 class PositionBlock(nn.Module):

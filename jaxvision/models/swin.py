@@ -21,7 +21,7 @@ from jaxvision.errors import ModelError
 from jaxvision.models.registry import Variant
 from jaxvision.models.rules import Rule
 from jaxvision.nn.classifier import Classifier, global_mean, torch_bias, torch_kernel
-from jaxvision.nn.mlp import Mlp
+from jaxvision.nn.mlp import Mlp, mlp_residual
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchEmbed, patch_grid
 from jaxvision.nn.pointwise import Dense
@@ -65,7 +65,7 @@ class SwinBlock(nn.Module):
             y = jnp.roll(y, self.shift, (1, 2))
         x = residual(x, DropPath(self.drop_path)(y, train=train))
         mlp = Mlp(int(dim * self.mlp_ratio), kernel_init=init, bias_init=nn.initializers.zeros, **dtypes, name="mlp")
-        out = residual(x, DropPath(self.drop_path)(mlp(LayerNorm(EPSILON, **dtypes, name="norm2")(x)), train=train))
+        out = mlp_residual(x, LayerNorm(EPSILON, **dtypes, name="norm2"), mlp, DropPath(self.drop_path), train=train)
         tap(self, "out", lambda: out)
         return out
 

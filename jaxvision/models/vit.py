@@ -17,11 +17,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxvision.errors import ModelError, nearest
+from jaxvision.kernels.wide import scale_by
 from jaxvision.models.registry import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD, Variant
 from jaxvision.models.vit_checkpoint import CHECKPOINT, SIZE_DEPENDENT, adapt_checkpoint
 from jaxvision.nn.attention import Attention
 from jaxvision.nn.blocks import make_blocks, quarters, run_blocks
-from jaxvision.nn.mlp import ACTIVATIONS, Mlp, gelu
+from jaxvision.nn.mlp import ACTIVATIONS, Mlp, gelu, mlp_residual
 from jaxvision.nn.norm import LayerNorm
 from jaxvision.nn.patch import PatchEmbed, patch_grid
 from jaxvision.nn.position import resize_position, sincos_2d
@@ -61,18 +62,16 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], rate: float | Float[Array, ""] | None, train: bool) -> Float[Array, "b t d"]:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        branches = (
-            Attention(self.heads, self.qkv_bias, self.dropout, self.kernel_init, name="attn", **types),
-            Mlp(
-                self.mlp_hidden, activation=self.activation, dropout=self.dropout, kernel_init=self.kernel_init, bias_init=self.bias_init, name="mlp",
-                **types,
-            ),
-        )  # fmt: skip
-        for i, branch in enumerate(branches, 1):
-            y = branch(LayerNorm(name=f"norm{i}", **types)(x), train=train)
-            if self.layer_scale is not None:
-                y = LayerScale(self.layer_scale, name=f"ls{i}", **types)(y)
-            x = residual(x, DropPath(name=f"drop_path{i}")(y, train=train, rate=rate))
+        inits, gains = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}, (None, None)
+        attention = Attention(self.heads, self.qkv_bias, self.dropout, self.kernel_init, name="attn", **types)
+        mlp = Mlp(self.mlp_hidden, activation=self.activation, dropout=self.dropout, name="mlp", **inits, **types)
+        norms = [LayerNorm(name=f"norm{i}", **types) for i in (1, 2)]
+        drops = [DropPath(name=f"drop_path{i}") for i in (1, 2)]
+        if self.layer_scale is not None:
+            gains = [LayerScale(self.layer_scale, name=f"ls{i}", **types).factors(x.shape[-1]) for i in (1, 2)]
+        y = attention(x, norm=norms[0], train=train)
+        x = residual(x, drops[0](y if gains[0] is None else scale_by(y, gains[0]), train=train, rate=rate))
+        x = mlp_residual(x, norms[1], mlp, drops[1], train=train, gain=gains[1], rate=rate)
         tap(self, "out", lambda: x)
         return x
 

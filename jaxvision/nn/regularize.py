@@ -25,10 +25,11 @@ class DropPath(nn.Module):
             return x
         return jnp.where(jax.lax.expand_dims(keep, range(1, x.ndim)), x / (1.0 - rate), 0).astype(x.dtype)
 
-    def factors(self, batch: int, *, train: bool) -> Float[Array, "b"]:
+    def factors(self, batch: int, *, train: bool, rate: float | Float[Array, ""] | None = None) -> Float[Array, "b"]:
         """What a branch of `batch` examples is multiplied by, for an op that does so by itself."""
-        keep = self._kept(batch, train, self.rate)
-        return jnp.ones(batch) if keep is None else jnp.where(keep, 1.0 / (1.0 - self.rate), 0.0)
+        rate = self.rate if rate is None else rate
+        keep = self._kept(batch, train, rate)
+        return jnp.ones(batch) if keep is None else jnp.where(keep, 1.0 / (1.0 - rate), 0.0)
 
     def _kept(self, batch: int, train: bool, rate):
         if not train or (isinstance(rate, float) and rate == 0.0):

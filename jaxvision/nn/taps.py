@@ -19,6 +19,11 @@ def tap(module: nn.Module, name: str, value: Callable[[], Any]) -> None:
         module.sow("taps", name, value())
 
 
+def watched(module: nn.Module) -> bool:
+    """Whether somebody looks at intermediate values, or `init` runs: then every layer is run by itself, whatever could be one op."""
+    return module.is_mutable_collection("taps") or module.is_mutable_collection("intermediates")
+
+
 def run_watched(
     model: nn.Module,
     variables: Mapping[str, Any],

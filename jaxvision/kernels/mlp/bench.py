@@ -10,7 +10,7 @@ from jaxvision.kernels.mlp import mlp_branch
 def _case(name: str, side: int, channels: int) -> Case:
     def call(x: jax.Array, *arrays: jax.Array, implementation: str | None) -> jax.Array:
         *weights, shift, skip = arrays
-        return mlp_branch(x, *weights, shift=shift, skip=skip, factor=jnp.ones(len(x)), epsilon=1e-6, implementation=implementation)
+        return mlp_branch(x, *weights, shift=shift, factor=jnp.ones(len(x)), skip=skip, epsilon=1e-6, implementation=implementation)
 
     def arguments(batch, dtype):
         hidden, image = 4 * channels, (batch, side, side, channels)

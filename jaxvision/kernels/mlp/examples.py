@@ -34,7 +34,7 @@ def _plan(pixels: int, channels: int) -> tuple[int, int]:
     return count, max(n for n in (1, 2, WIDE) if count % n == 0)
 
 
-def covers(x, w1, b1, w2, b2, shift, skip, factor, epsilon=None) -> bool:
+def covers(x, w1, b1, w2, b2, shift, factor, skip=None, epsilon=None) -> bool:
     pixels, channels, hidden = math.prod(x.shape[1:-1]), *w1.shape
     return (
         x.dtype in (jnp.bfloat16, jnp.float32)
@@ -62,7 +62,8 @@ def _each(count: int, wide: int, one) -> None:
     lax.fori_loop(0, count // wide, step, 0)
 
 
-def _forward_kernel(x, skip, factor, w1, b1, w2, b2, shift, y, *, count: int, wide: int, epsilon: float | None):
+def _forward_kernel(x, *refs, own: bool, count: int, wide: int, epsilon: float | None):
+    skip, factor, w1, b1, w2, b2, shift, y = (x, *refs) if own else refs
     hidden, channels = w1.shape
     chunk = math.gcd(hidden, CHUNK)
     factors = jnp.concatenate([factor[...]] * wide, 1)
@@ -78,7 +79,9 @@ def _forward_kernel(x, skip, factor, w1, b1, w2, b2, shift, y, *, count: int, wi
     _each(count, wide, one)
 
 
-def _backward_kernel(dy, x, factor, w1, b1, w1t, w2t, shift, dx, dw1, db1, dw2, db2, dshift, *, count: int, wide: int, epsilon: float | None):
+def _backward_kernel(
+    dy, x, factor, w1, b1, w1t, w2t, shift, dx, dw1, db1, dw2, db2, dshift, *, own: bool, count: int, wide: int, epsilon: float | None
+):
     """`w1t` (channels, hidden) and `w2t` (hidden, channels) are w1 and w2 transposed, and so is dw2; sums over lanes are left to the caller."""
     hidden = w1.shape[0]
     chunk = math.gcd(hidden, CHUNK)
@@ -108,7 +111,7 @@ def _backward_kernel(dy, x, factor, w1, b1, w1t, w2t, shift, dx, dw1, db1, dw2, 
         db2[...] += fold(scaled)
         out = through_norm(out, standard, deviation, 0)
         dshift[...] += fold(out)
-        write(dx, out)
+        write(dx, out + read(dy).astype(jnp.float32) if own else out)
 
     _each(count, wide, one)
 
@@ -118,7 +121,7 @@ def _pixels(x):
     return jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 0, 2)
 
 
-def _call(kernel, name: str, blocked, factor, whole, results, epsilon: float | None, interpret: bool, *, summed: bool):
+def _call(kernel, name: str, blocked, factor, whole, results, interpret: bool, *, summed: bool, **static):
     """`blocked` and the first result pass through in blocks of pixels and examples, the rest is on the chip all the time."""
     pixels, channels, batch = blocked[0].shape
     (count, wide), hidden = _plan(pixels, channels), whole[0].shape[0]
@@ -132,7 +135,7 @@ def _call(kernel, name: str, blocked, factor, whole, results, epsilon: float | N
     block = pl.BlockSpec((count, channels, LANES), lambda p, b: (p, 0, b))
     full = lambda a: pl.BlockSpec(a.shape, lambda p, b: (0, 0))
     return pl.pallas_call(
-        functools.partial(kernel, count=count, wide=wide, epsilon=epsilon),
+        functools.partial(kernel, count=count, wide=wide, **static),
         out_shape=results,
         grid=(pixels // count, batch // LANES),
         in_specs=[block] * len(blocked) + [pl.BlockSpec((1, LANES), lambda p, b: (0, b))] + [full(a) for a in whole],
@@ -148,22 +151,25 @@ def _column(vector):
     return vector.astype(jnp.float32)[:, None]
 
 
-def forward(x, w1, b1, w2, b2, shift, skip, factor, *, epsilon: float | None = None, interpret: bool = False):
-    blocked = (_pixels(x), _pixels(skip))
+def forward(x, w1, b1, w2, b2, shift, factor, skip=None, *, epsilon: float | None = None, interpret: bool = False):
+    blocked, static = [_pixels(x) for x in (x, skip) if x is not None], {"own": skip is None, "epsilon": epsilon}
     whole = (w1.astype(x.dtype).T, _column(b1), w2.astype(x.dtype).T, _column(b2), _column(shift))
     results = [jax.ShapeDtypeStruct(blocked[0].shape, x.dtype)]
-    (y,) = _call(_forward_kernel, "mlp_forward", blocked, factor, whole, results, epsilon, interpret, summed=False)
+    (y,) = _call(_forward_kernel, "mlp_forward", blocked, factor, whole, results, interpret, summed=False, **static)
     # Without the barrier a norm that follows has its cast to float32 moved before the reshape, and written.
     return lax.optimization_barrier(jnp.moveaxis(y, 2, 0).reshape(x.shape))
 
 
-def cotangents(dy, x, w1, b1, w2, b2, shift, skip, factor, *, epsilon: float | None = None, interpret: bool = False):
+def cotangents(dy, x, w1, b1, w2, b2, shift, factor, skip=None, *, epsilon: float | None = None, interpret: bool = False):
     blocked, (channels, hidden) = (_pixels(dy), _pixels(x)), w1.shape
     first, second = w1.astype(x.dtype), w2.astype(x.dtype)
     whole = (first.T, _column(b1), first, second, _column(shift))
     sums = ((hidden, channels), (hidden, LANES), (hidden, channels), (channels, LANES), (channels, LANES))
     results = [jax.ShapeDtypeStruct(blocked[0].shape, x.dtype), *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in sums)]
-    dx, dw1, db1, dw2, db2, dshift = _call(_backward_kernel, "mlp_backward", blocked, factor, whole, results, epsilon, interpret, summed=True)
+    static = {"own": skip is None, "epsilon": epsilon}
+    found = _call(_backward_kernel, "mlp_backward", blocked, factor, whole, results, interpret, summed=True, **static)
+    dx, dw1, db1, dw2, db2, dshift = found
     of_lanes = lambda total, like: total.sum(1).astype(like.dtype)
     dx = jnp.moveaxis(dx, 2, 0).reshape(x.shape)
-    return dx, dw1.T.astype(w1.dtype), of_lanes(db1, b1), dw2.astype(w2.dtype), of_lanes(db2, b2), of_lanes(dshift, shift), dy, None
+    summed = dw1.T.astype(w1.dtype), of_lanes(db1, b1), dw2.astype(w2.dtype), of_lanes(db2, b2), of_lanes(dshift, shift)
+    return dx, *summed, None, *(() if skip is None else (dy,))

@@ -34,7 +34,8 @@ def _below(x):
     return 0.5 + 0.5 * jax.lax.erf(math.sqrt(0.5) * x)
 
 
-def branch(x, w1, b1, w2, b2, shift, skip, factor, epsilon):
+def branch(x, w1, b1, w2, b2, shift, factor, skip=None, *, epsilon):
+    skip = x if skip is None else skip
     x = add_bias(x, shift)
     if epsilon is not None:
         x = standardize(x, (x.ndim - 1,), epsilon).astype(x.dtype)
