@@ -54,6 +54,16 @@ def test_a_kernel_that_is_read_backwards_is_mirrored():
     np.testing.assert_allclose(again(image, kernel), depthwise(image, kernel[::-1]), rtol=1e-5)
 
 
+def test_operands_of_two_dtypes_are_brought_to_the_wider_one():
+    """Seen in CoDeNet's step, where a cast had become part of the convolution."""
+    image, kernel = jnp.asarray(np.random.RandomState(2).randn(1, 6, 6, 2), jnp.float32), jnp.arange(18.0).reshape(3, 3, 1, 2)
+    convolution, left, right = of_program(depthwise, image, kernel)
+    again, shapes = rebuilt(convolution, dataclasses.replace(left, dtype="bf16"), right)
+    assert [shape.dtype for shape in shapes] == [jnp.bfloat16, jnp.float32]
+    image = image.astype(jnp.bfloat16)
+    np.testing.assert_allclose(again(image, kernel), depthwise(image.astype(jnp.float32), kernel), rtol=1e-5)
+
+
 @pytest.mark.aot
 @pytest.mark.timeout(300)
 def test_a_depthwise_convolution_costs_what_its_own_code_takes_and_not_the_estimate(tmp_path):

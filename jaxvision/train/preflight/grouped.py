@@ -80,7 +80,7 @@ def rebuilt(convolution: hlo.Op, left: hlo.Shape, right: hlo.Shape) -> tuple[Any
 
     def alone(image, kernel):
         # Ordered in memory as in the program: its code for a gradient of the kernel may take five times as long in another order.
-        image, kernel = ordered(image, left), ordered(kernel, right)
+        image, kernel = alike(ordered(image, left), ordered(kernel, right))
         result = jax.lax.conv_general_dilated(
             image,
             jax.lax.rev(kernel, mirrored),
@@ -95,6 +95,8 @@ def rebuilt(convolution: hlo.Op, left: hlo.Shape, right: hlo.Shape) -> tuple[Any
         )
         return ordered(result, to)
 
+    # The program may have taken a cast of one of the two into the convolution.
+    alike = lambda *arrays: (array.astype(jnp.promote_types(*(other.dtype for other in arrays))) for array in arrays)
     ordered = lambda array, shape: with_layout_constraint(array, Layout(tuple(reversed(shape.minor_to_major))))
     return alone, tuple(jax.ShapeDtypeStruct(shape.dims, _DTYPES[shape.dtype]) for shape in (left, right))
 
