@@ -110,6 +110,7 @@ class BeitAttention(nn.Module):
         q, v = (self.param(name, nn.initializers.zeros, (dim,), self.param_dtype) for name in ("q_bias", "v_bias"))
         offset = jnp.concatenate([q, jnp.zeros_like(q), v]).astype(self.dtype)
         qkv, shift = QKV(3 * dim, False, init, **types, name="qkv")(x, norm)
+        # Keys have none of their own, but the norm's where it is one op with the product.
         offset = offset if shift is None else offset + shift
         tap(self, "weights", lambda: weights_of(qkv, self.heads, bias, offset=offset))
         return Dense(dim, kernel_init=init, **types, name="proj")(self_attention(qkv, self.heads, bias, offset=offset))

@@ -20,7 +20,8 @@ from jaxvision.nn.taps import tap, watched
 class QKV(nn.Module):
     """(x @ kernel, bias or None): the projection that makes q, k and v, its bias left for `self_attention` to add.
 
-    With `norm` that of norm(x), in one op where a kernel is ahead (kernels/norm_dense); the bias is then never None.
+    With `norm`, which has a scale and a bias, that of norm(x), in one op where a kernel is ahead (kernels/norm_dense): the norm's bias is then
+    multiplied by the kernel and part of the bias that is returned.
     """
 
     features: int

@@ -41,7 +41,7 @@ class Around(NamedTuple):
     def branch(self, x: Float[Array, "b *p c"], first: Pointwise, second: Pointwise) -> Float[Array, "b *p c"]:
         """The whole branch of `x` and its residual sum; both layers have biases, and the exact GELU is between them."""
         w1, b1 = first.weights(x.shape[-1])
-        w2, b2 = second.weights(w1.shape[-1])
+        w2, b2 = second.weights(w1.shape[-1])  # fewer than the module's own width where the network was cut
         w1, b1 = self.scale[:, None] * w1, b1 + jnp.dot(self.bias, w1, precision="highest")
         if self.gain is not None:
             w2, b2 = w2 * self.gain, b2 * self.gain
@@ -103,7 +103,7 @@ def mlp_residual(
     """x + drop_path(gain mlp(norm(x))), the second half of a transformer's block; one op where a kernel is ahead (kernels/mlp).
 
     Args:
-      gain: the factors of a layer scale (None: none). rate: of stochastic depth, in place of that of `drop_path`.
+      norm: with scale and bias. gain: the factors of a layer scale (None: none). rate: of stochastic depth, in place of that of `drop_path`.
     """
     if mlp.is_one_op(x, train=train):
         return mlp(x, around=Around(drop_path.factors(len(x), train=train, rate=rate), norm.epsilon, *norm.affine(x.shape[-1]), gain))
