@@ -303,7 +303,7 @@ def test_one_that_was_killed_between_its_manifest_and_its_name_is_used(tmp_path)
 KILLED = """
 import sys, numpy as np
 from jaxvision.train.checkpoint import Checkpoints
-checkpoints = Checkpoints(sys.argv[1])
+checkpoints = Checkpoints(sys.argv[1], report=lambda line: print(line, file=sys.stderr))
 for step in range(checkpoints.read_meta()["step"] + 1 if checkpoints.steps() else 1, 10**6):
     checkpoints.save({"w": np.full(200_000, step, np.float32), "step": np.int32(step)}, {"step": step}, step=step)
     print(step, flush=True)
